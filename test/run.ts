@@ -1,0 +1,95 @@
+/**
+ * Runs the test suite: every file of build/test in a process and an enclosure of its own.
+ *
+ *     node build/run.cjs [WORD…]      only files whose path holds one of the words
+ *
+ * Files that only compute run side by side, those that use the kernel one after the other, so that they have
+ * the machine for themselves. The last line is `N passed, N failed`.
+ */
+
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join, relative } from "node:path";
+import { enclose } from "./lab/enclosure.ts";
+
+/** Folders whose tests compute only. */
+const pure = ["lib", "ubus", "nodes", "flows", "publish", "config", "cli", "fake"];
+const limitMs = 240_000;
+
+interface Outcome {
+  readonly passed: number;
+  readonly failed: number;
+}
+
+function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return filesBelow(path);
+    return path.endsWith(".test.cjs") ? [path] : [];
+  });
+}
+
+function runFile(path: string, root: string): Promise<Outcome> {
+  const name = relative(root, path).replace(/\.test\.cjs$/, "");
+  const startedAt = Date.now();
+  return new Promise((resolve) => {
+    const [program, ...args] = enclose([process.execPath, "--enable-source-maps", path]);
+    const child = spawn(program!, args, {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, FORCE_COLOR: "0", NO_COLOR: "1" },
+    });
+    let text = "";
+    let late = false;
+    child.stdout.on("data", (chunk) => (text += chunk));
+    child.stderr.on("data", (chunk) => (text += chunk));
+    const timer = setTimeout(() => {
+      late = true;
+      child.kill("SIGKILL");
+    }, limitMs);
+    child.on("close", (status) => {
+      clearTimeout(timer);
+      const count = (word: string) =>
+        [...text.matchAll(new RegExp(`^\\s*${word}:\\s+(\\d+)`, "gm"))].reduce(
+          (sum, hit) => sum + Number(hit[1]),
+          0,
+        );
+      const total = count("Total");
+      const passed = count("Passed");
+      // A skipped test has shown nothing: it counts as failed. So does a file that ran none, or died.
+      const failed = Math.max(total - passed, status === 0 && total > 0 ? 0 : 1);
+      const seconds = ((Date.now() - startedAt) / 1000).toFixed(1);
+      console.log(
+        `${failed === 0 ? "ok  " : "FAIL"} ${name}  ${passed} passed${failed ? `, ${failed} failed` : ""}  ${seconds} s`,
+      );
+      if (failed > 0) console.log(late ? `${text}\nstopped after ${limitMs / 1000} s` : text);
+      resolve({ passed, failed });
+    });
+  });
+}
+
+async function main(): Promise<void> {
+  const root = join(__dirname, "test");
+  const words = process.argv.slice(2);
+  const files = filesBelow(root)
+    .filter((path) => words.length === 0 || words.some((word) => relative(root, path).includes(word)))
+    .sort();
+  const isPure = (path: string) => pure.includes(relative(root, path).split("/")[0]!);
+  const queue = files.filter(isPure);
+  let passed = 0;
+  let failed = 0;
+  const add = (outcome: Outcome) => {
+    passed += outcome.passed;
+    failed += outcome.failed;
+  };
+  await Promise.all(
+    Array.from({ length: availableParallelism() }, async () => {
+      for (let path = queue.shift(); path !== undefined; path = queue.shift()) add(await runFile(path, root));
+    }),
+  );
+  for (const path of files.filter((each) => !isPure(each))) add(await runFile(path, root));
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
+}
+
+void main();
