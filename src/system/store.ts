@@ -1,0 +1,263 @@
+/**
+ * What a room remembers: one readable JSON file, written whole, durable when its promise says so.
+ *
+ * `{"version": 1, "state": …}`, two-space indented, bigints as decimal strings, beside it `<file>.old`, the
+ * generation before. A file that cannot be read is moved to `<file>.damaged-<n>` (three are kept) and the
+ * generation before takes its place. Rooms ask for a save with a function that renders their present state;
+ * callers that come while a write is under way share the next one. A disk that refuses is tried again, slower
+ * and slower, until the last rendered state lies on it; who opened the store is told once when that begins and
+ * once when it ends.
+ */
+
+import { Fault, messageOf } from "../lib/fault.ts";
+import { isObject, type Json } from "../lib/json.ts";
+import type { Cancel, Clock, Disk } from "./system.ts";
+
+export interface StoreFormat<State> {
+  /** A file of another version is not this room's to read. */
+  readonly version: number;
+  /** @throws SyntaxError if the value is no state of this room. */
+  parse(state: unknown): State;
+  /** Told the first fault of a row, and `undefined` when the state is on disk again. */
+  onFault?(fault: Fault | undefined): void;
+}
+
+export interface OpenedStore<State> {
+  readonly store: Store;
+  /** Undefined: nothing was ever stored, or nothing readable is left. */
+  readonly state: State | undefined;
+  /** What was wrong with the file, and what was done about it. */
+  readonly damage?: Fault;
+}
+
+const maxFileBytes = 32 * 1024 * 1024;
+const keptDamaged = 3;
+const firstRetryMs = 1_000;
+const lastRetryMs = 60_000;
+
+/**
+ * Reads the store at `path` and makes it ready for writing. Never fails for what lies on the disk or for a disk
+ * that refuses: that comes back as `damage`, and again from `save`.
+ *
+ * A file that is missing while its previous generation is there counts as damage (a recovery was cut short), so
+ * whoever wants to start afresh removes both.
+ */
+export async function openStore<State>(
+  system: Clock & Disk,
+  path: string,
+  format: StoreFormat<State>,
+): Promise<OpenedStore<State>> {
+  await system.makeDirectory(path.slice(0, path.lastIndexOf("/")) || "/", 0o700).catch(() => {});
+  const current = await readGeneration(system, path, format);
+  if (current.kind === "good") {
+    return { store: new Store(system, path, { format, current: current.bytes }), state: current.state };
+  }
+  const store = new Store(system, path, { format });
+  const old = await readGeneration(system, `${path}.old`, format);
+  if (current.kind === "missing" && old.kind === "missing") return { store, state: undefined };
+
+  const wrong = current.kind === "bad" ? current.why : "the file is gone";
+  const aside = current.kind === "bad" ? `; ${await setAside(system, path)}` : "";
+  const left = old.kind === "good" ? "the previous generation is used" : "no previous generation can be read";
+  const damage = new Fault("storage", `Cannot read ${path}: ${wrong}${aside}; ${left}`);
+  return { store, state: old.kind === "good" ? old.state : undefined, damage };
+}
+
+type Generation<State> =
+  | { readonly kind: "good"; readonly state: State; readonly bytes: Uint8Array }
+  | { readonly kind: "missing" }
+  | { readonly kind: "bad"; readonly why: string };
+
+async function readGeneration<State>(
+  disk: Disk,
+  path: string,
+  format: StoreFormat<State>,
+): Promise<Generation<State>> {
+  try {
+    const bytes = await disk.read(path, maxFileBytes);
+    if (bytes === undefined) return { kind: "missing" };
+    return { kind: "good", state: decodeStore(bytes, format), bytes };
+  } catch (thrown) {
+    // A parse function that trips over a shape it did not foresee must not keep the agent from starting.
+    return { kind: "bad", why: messageOf(thrown) };
+  }
+}
+
+function decodeStore<State>(bytes: Uint8Array, format: StoreFormat<State>): State {
+  let file: unknown;
+  try {
+    file = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    throw new SyntaxError(`${bytes.length} bytes that are no JSON text`);
+  }
+  if (!isObject(file) || !("state" in file)) throw new SyntaxError("no version and state");
+  if (file.version !== format.version) {
+    throw new SyntaxError(`version ${JSON.stringify(file.version)}, not ${format.version}`);
+  }
+  return format.parse(file.state);
+}
+
+/** The bytes of a store file. */
+function encodeStore(version: number, state: Json): Uint8Array {
+  const text = JSON.stringify(
+    { version, state },
+    (_, value: Json) => (typeof value === "bigint" ? value.toString() : value),
+    2,
+  );
+  return new TextEncoder().encode(`${text}\n`);
+}
+
+/** Moves a damaged file out of the way and forgets the oldest of its kind. Says what came of it. */
+async function setAside(disk: Disk, path: string): Promise<string> {
+  const slash = path.lastIndexOf("/");
+  const [directory, stem] = [path.slice(0, slash) || "/", `${path.slice(slash + 1)}.damaged-`];
+  try {
+    const numbers = (await disk.list(directory))
+      .filter((name) => name.startsWith(stem) && /^[1-9][0-9]{0,8}$/.test(name.slice(stem.length)))
+      .map((name) => Number(name.slice(stem.length)))
+      .sort((left, right) => left - right);
+    const target = `${path}.damaged-${(numbers.at(-1) ?? 0) + 1}`;
+    await disk.rename(path, target);
+    for (const number of numbers.slice(0, Math.max(0, numbers.length + 1 - keptDamaged))) {
+      await disk.remove(`${path}.damaged-${number}`);
+    }
+    return `kept as ${target}`;
+  } catch (thrown) {
+    return `not moved aside (${messageOf(thrown)})`;
+  }
+}
+
+function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
+  return left.length === right.length && left.every((byte, index) => byte === right[index]);
+}
+
+/** The writing half of a store. Made by `openStore`. */
+export class Store {
+  readonly #system: Clock & Disk;
+  readonly #path: string;
+  readonly #format: StoreFormat<unknown>;
+  /** What lies under `#path`, once we know that it is good. */
+  #current: Uint8Array | undefined;
+  #render: (() => Json) | undefined;
+  #dirty = false;
+  #lastFault: Fault | undefined;
+  #writing: Promise<void> | undefined;
+  #waiting: Promise<void> | undefined;
+  #cancelLater: Cancel | undefined;
+  #laterAt = 0;
+  #retryMs = firstRetryMs;
+  #closed = false;
+
+  constructor(
+    system: Clock & Disk,
+    path: string,
+    parts: { readonly format: StoreFormat<unknown>; readonly current?: Uint8Array },
+  ) {
+    this.#system = system;
+    this.#path = path;
+    this.#format = parts.format;
+    this.#current = parts.current;
+  }
+
+  /** Whether something is known that is not yet durable. */
+  get dirty(): boolean {
+    return this.#dirty;
+  }
+
+  /** Why the disk refused last, until it takes the state again. */
+  get lastFault(): Fault | undefined {
+    return this.#lastFault;
+  }
+
+  /**
+   * Makes durable what `render` returns, and whatever changes before it is called. Each call gives the room's
+   * whole present state, so only the newest is rendered: at once, or when the write under way is done.
+   *
+   * @throws Fault "storage"; the store goes on trying by itself.
+   */
+  save(render: () => Json): Promise<void> {
+    this.#render = render;
+    this.#dirty = true;
+    if (this.#writing === undefined) return this.#start();
+    this.#waiting ??= this.#writing.then(
+      () => this.#start(),
+      () => this.#start(),
+    );
+    return this.#waiting;
+  }
+
+  /** Saves within `delayMs`, together with whatever else comes until then; for what may be lost by a crash. */
+  saveSoon(render: () => Json, delayMs: number): void {
+    this.#render = render;
+    this.#dirty = true;
+    this.#later(delayMs);
+  }
+
+  /** Writes what is not durable yet, then never again. @throws Fault "storage" */
+  async close(): Promise<void> {
+    this.#closed = true;
+    try {
+      if (this.#dirty && this.#render) await this.save(this.#render);
+    } finally {
+      this.#cancelLater?.();
+      this.#cancelLater = undefined;
+    }
+  }
+
+  #later(delayMs: number): void {
+    const at = this.#system.now() + delayMs;
+    if (this.#closed || (this.#cancelLater && this.#laterAt <= at)) return;
+    this.#cancelLater?.();
+    this.#laterAt = at;
+    this.#cancelLater = this.#system.after(delayMs, () => {
+      this.#cancelLater = undefined;
+      // The fault was reported by the write; the next try is set.
+      if (this.#dirty && this.#render) this.save(this.#render).catch(() => {});
+    });
+  }
+
+  #start(): Promise<void> {
+    this.#waiting = undefined;
+    this.#cancelLater?.();
+    this.#cancelLater = undefined;
+    const writing = this.#write().finally(() => {
+      if (this.#writing === writing) this.#writing = undefined;
+    });
+    this.#writing = writing;
+    return writing;
+  }
+
+  async #write(): Promise<void> {
+    const content = encodeStore(this.#format.version, this.#render!());
+    if (!(this.#current && sameBytes(this.#current, content))) {
+      try {
+        // Only a generation known to be good may take the place of the one before.
+        const keep = this.#current && { keep: `${this.#path}.old` };
+        await this.#system.replace(this.#path, content, { mode: 0o600, ...keep });
+      } catch (thrown) {
+        throw this.#failed(thrown);
+      }
+      this.#current = content;
+    }
+    // What was handed in meanwhile has its own write or timer.
+    if (!this.#waiting && !this.#cancelLater) this.#dirty = false;
+    this.#retryMs = firstRetryMs;
+    if (this.#lastFault) {
+      this.#lastFault = undefined;
+      this.#format.onFault?.(undefined);
+    }
+  }
+
+  #failed(thrown: unknown): Fault {
+    const fault =
+      thrown instanceof Fault && thrown.code === "storage"
+        ? thrown
+        : new Fault("storage", `Cannot save ${this.#path}: ${messageOf(thrown)}`, { cause: thrown });
+    const first = this.#lastFault === undefined;
+    this.#lastFault = fault;
+    this.#later(this.#retryMs);
+    this.#retryMs = Math.min(this.#retryMs * 2, lastRetryMs);
+    if (first) this.#format.onFault?.(fault);
+    return fault;
+  }
+}

@@ -1,0 +1,237 @@
+/**
+ * The machine as the rest of gatehouse sees it: the one interface between the core and everything outside.
+ *
+ * `linux.ts` is the real one. Time, randomness, files, processes and sockets come from here and from nowhere
+ * else, so that the core runs in any JavaScript engine for which somebody writes this interface again.
+ *
+ * Conventions: times in milliseconds; paths absolute; bytes handed to a callback belong to the callee until it
+ * returns, unless a verb says that they are a copy; failures are Faults.
+ */
+
+import type { Fault } from "../lib/fault.ts";
+
+/** Ends what was started. Calling it again does nothing. */
+export type Cancel = () => void;
+
+export type Level = "error" | "warning" | "info" | "debug";
+
+export interface System extends Clock, Disk, Sockets {
+  /** Cryptographically strong random bytes. */
+  random(length: number): Uint8Array;
+  /** One line to the log; control characters are made visible. */
+  log(level: Level, line: string): void;
+  /**
+   * Runs a program without a shell and waits for its end.
+   * @throws Fault "not-found" if there is no such program, "timeout" after `timeoutMs` (default 30 s; the
+   *   program is killed), "limit" past `maxOutputBytes` (default 64 MiB). An exit code is not a fault.
+   */
+  run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
+  /** Opens an MQTT session that keeps itself connected until closed. */
+  mqtt(options: MqttOptions, handlers: MqttHandlers): Mqtt;
+  /** This process: its id, its user, the memory it holds. */
+  readonly self: { readonly pid: number; readonly uid: number; residentBytes(): number };
+}
+
+export interface RunOptions {
+  readonly input?: string;
+  readonly timeoutMs?: number;
+  readonly maxOutputBytes?: number;
+}
+
+export interface RunResult {
+  /** Exit status; 128 + signal number if a signal ended it. */
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** Its process id, to tell its netlink messages from those of others. */
+  readonly pid: number;
+}
+
+export interface Clock {
+  /** Monotonic milliseconds since some fixed instant of this boot. */
+  now(): number;
+  /** Wall clock in milliseconds since 1970; may jump, and is wrong on a router that has just booted. */
+  date(): number;
+  /** Calls once, after at least `delayMs`. */
+  after(delayMs: number, call: () => void): Cancel;
+  /** Calls again and again; a call that comes late is not made up for. */
+  every(periodMs: number, call: () => void): Cancel;
+}
+
+export interface Disk {
+  /** A whole file, or undefined if it is not there. At most `maxBytes` (default 64 MiB), else Fault "limit". */
+  read(path: string, maxBytes?: number): Promise<Uint8Array | undefined>;
+  /**
+   * Replaces a file durably: when the promise resolves, the new content survives a power cut, and at every
+   * moment before that either the old or the new content is there, whole. With `keep`, the content replaced
+   * stays under that path.
+   * @throws Fault "storage" with the file as it was.
+   */
+  replace(path: string, content: Uint8Array, options?: { mode?: number; keep?: string }): Promise<void>;
+  /** Writes a kernel setting (a file of /proc/sys or /sys) in one write. */
+  set(path: string, value: string): Promise<void>;
+  /** Moves a file, replacing the target. */
+  rename(from: string, to: string): Promise<void>;
+  /** Removes a file; one that is not there is no fault. */
+  remove(path: string): Promise<void>;
+  /** Names in a directory, sorted; empty if it is not there. */
+  list(path: string): Promise<string[]>;
+  /** Owner, permission bits, size in bytes and modification date of a file, or undefined. */
+  stat(path: string): Promise<FileStatus | undefined>;
+  /** Makes a directory with its parents; one that exists is no fault. */
+  makeDirectory(path: string, mode?: number): Promise<void>;
+  /** Calls when a file may have changed, come or gone. At most ten calls a second. */
+  watch(path: string, changed: () => void): Cancel;
+}
+
+export interface FileStatus {
+  readonly uid: number;
+  readonly gid: number;
+  readonly mode: number;
+  readonly sizeBytes: number;
+  readonly modifiedAt: number;
+  readonly isDirectory: boolean;
+}
+
+/** Who is at the other end of a unix socket, as the kernel tells (SO_PEERCRED, unix(7)). */
+export interface Credentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface Sockets {
+  /** Connects to a unix stream socket; "@name" is an abstract one. Failure arrives as `onClose`. */
+  connect(path: string, handlers: StreamHandlers): Stream;
+  /** Serves a unix stream socket. A stale socket file is replaced, a live one is Fault "conflict". */
+  listen(path: string, options: ListenOptions): Promise<Listener>;
+  /** Opens a netlink socket (netlink(7)). @throws Fault "kernel" or "denied". */
+  netlink(options: NetlinkOptions, handlers: DatagramHandlers): DatagramSocket;
+  /** Opens a unix datagram or seqpacket socket; "@name" is abstract, its name as long as given. */
+  unix(options: UnixOptions, handlers: UnixHandlers): UnixSocket;
+  /** Opens a packet socket on an interface (packet(7)). */
+  packet(options: PacketOptions, handlers: DatagramHandlers): DatagramSocket;
+}
+
+export interface StreamHandlers {
+  onConnect?(): void;
+  onBytes(bytes: Uint8Array): void;
+  /** All that was queued has been handed to the kernel, after `write` had returned false. */
+  onDrain?(): void;
+  /** Called exactly once, the last call. Without fault the peer or we closed in order. */
+  onClose(fault?: Fault): void;
+}
+
+export interface Stream {
+  /** The peer, where the kernel tells; undefined before the connection stands. */
+  readonly peer: Credentials | undefined;
+  /** Bytes accepted by write and not yet taken by the kernel. */
+  readonly queuedBytes: number;
+  /** Queues bytes, which the stream then owns. False: the kernel takes no more now, wait for `onDrain`. */
+  write(bytes: Uint8Array): boolean;
+  /** Stops or resumes reading, to slow a peer down. */
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes. */
+  end(): void;
+  /** Closes at once. */
+  close(): void;
+}
+
+export interface ListenOptions {
+  /** Permission bits of the socket file. */
+  readonly mode: number;
+  /** Returns the handlers of a new connection, or undefined to refuse it. */
+  accept(stream: Stream): StreamHandlers | undefined;
+}
+
+export interface Listener {
+  /** Stops listening, closes nothing that was accepted, and removes the socket file. */
+  close(): Promise<void>;
+}
+
+export interface NetlinkOptions {
+  /** NETLINK_ROUTE 0, NETLINK_NETFILTER 12, … (linux/netlink.h). */
+  readonly protocol: number;
+  /** Multicast group numbers to join. */
+  readonly groups?: readonly number[];
+  /** Receive buffer, forced past the limit where allowed. Default 4 MiB. */
+  readonly receiveBytes?: number;
+}
+
+export interface PacketOptions {
+  readonly ifindex: number;
+  /** Ethernet protocol number in host order, e.g. 0x0806; 3 is all. */
+  readonly protocol: number;
+}
+
+export interface DatagramHandlers {
+  /** One datagram; the bytes are valid until the call returns. */
+  onMessage(bytes: Uint8Array): void;
+  /** The kernel dropped messages because we read too slowly (ENOBUFS). */
+  onOverrun(): void;
+  onClose(fault?: Fault): void;
+}
+
+export interface DatagramSocket {
+  /** The netlink port id that the kernel gave us; 0 for other sockets. */
+  readonly port: number;
+  /** Sends one datagram. @throws Fault "kernel" if the kernel refuses it. */
+  send(bytes: Uint8Array): void;
+  close(): void;
+}
+
+export interface UnixOptions {
+  readonly type: "datagram" | "seqpacket";
+  /** Where others find us; for a datagram client undefined or "" (the kernel picks an abstract name). */
+  readonly bind?: string;
+  /** The peer of a client. */
+  readonly connect?: string;
+  readonly mode?: number;
+}
+
+export interface UnixHandlers extends Omit<DatagramHandlers, "onMessage"> {
+  /** One message with its sender: the bound name (undefined if it has none) and the credentials. */
+  onMessage(bytes: Uint8Array, from: { name: string | undefined; peer: Credentials | undefined }): void;
+  /** A seqpacket server only: a new connection; returns its handlers. */
+  onAccept?(socket: UnixSocket): UnixHandlers;
+}
+
+export interface UnixSocket {
+  readonly peer: Credentials | undefined;
+  send(bytes: Uint8Array, to?: string): void;
+  close(): void;
+}
+
+export interface MqttOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly clientId: string;
+  readonly username?: string;
+  readonly password?: string;
+  readonly keepaliveSeconds: number;
+  /** Published by the broker, retained, when we vanish. */
+  readonly will: { readonly topic: string; readonly payload: string };
+  /** Bytes that may wait for a slow broker; past it `publish` answers false. */
+  readonly maxQueuedBytes: number;
+}
+
+export interface MqttHandlers {
+  /** A session stands (again): everything retained is to be sent again. */
+  onConnect(): void;
+  /** The session is lost; the next try follows by itself (1 s doubling to 60 s). */
+  onDisconnect(reason: string): void;
+  onMessage(topic: string, payload: Uint8Array): void;
+}
+
+export interface Mqtt {
+  readonly connected: boolean;
+  readonly queuedBytes: number;
+  /** QoS 0. False: not connected, or too much waits; the message is dropped. */
+  publish(topic: string, payload: string, options?: { retain?: boolean }): boolean;
+  /** Asks for messages in this session; to be asked again in `onConnect`. Without a session, nothing happens. */
+  subscribe(topic: string): void;
+  unsubscribe(topic: string): void;
+  /** Publishes the farewell if connected, then closes. */
+  close(farewell?: { topic: string; payload: string }): Promise<void>;
+}

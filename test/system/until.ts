@@ -1,0 +1,20 @@
+/** Waiting for what happens elsewhere. */
+
+import { join } from "node:path";
+import { loadNetio, type Netio } from "../../src/system/native.ts";
+
+const deadlineMs = 10_000;
+
+/** Where the addon under test lies. */
+export const nativePath = join(process.cwd(), process.env.NETIO ?? "dist/netio.node");
+
+export const native = (): Netio => loadNetio(nativePath);
+
+/** Resolves once the condition holds. @throws Error after ten seconds. */
+export async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const endAt = performance.now() + deadlineMs;
+  while (!(await condition())) {
+    if (performance.now() > endAt) throw new Error(`Waited in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
