@@ -1,0 +1,31 @@
+/**
+ * What a room offers to the outside: one table of methods feeds ubus, the CLI, the ACL file and the docs.
+ */
+
+import type { Json } from "../lib/json.ts";
+
+/** Argument types by the names that `ubus -v list` prints for them. */
+export type ArgumentType = "Boolean" | "Integer" | "String" | "Array" | "Table";
+
+export interface Caller {
+  /** User and group names that the bus vouches for; undefined when it does not say. */
+  readonly user: string | undefined;
+  readonly group: string | undefined;
+}
+
+export interface Method {
+  /** Argument name → type, in the order that the signature shows. */
+  readonly args: Readonly<Record<string, ArgumentType>>;
+  /** "write" changes something: it goes into the write half of the ACL. */
+  readonly access: "read" | "write";
+  /** One sentence for the manual. */
+  readonly doc: string;
+  /**
+   * Arguments of a wrong type and unknown ones have been left out before the call, as C servers do.
+   * A Fault becomes the ubus status of its code.
+   */
+  call(args: Readonly<Record<string, Json>>, caller: Caller): Json | undefined | Promise<Json | undefined>;
+}
+
+/** Method name → method, in the order that the signature shows. */
+export type Methods = Readonly<Record<string, Method>>;

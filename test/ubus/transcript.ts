@@ -1,0 +1,112 @@
+/** Recorded traffic between real programs and the real ubusd, and vectors computed by the real libubox. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Field } from "../../src/ubus/blob.ts";
+
+const folder = join(process.cwd(), "test/ubus/fixtures");
+
+/** One line of a recording; bytes only where something was sent. */
+export interface Line {
+  readonly n: number;
+  readonly conn: string;
+  /** C2S, S2C, OPEN, CLOSE_BY_CLIENT, CLOSE_BY_UBUSD; *_PARTIAL for a message that was cut off. */
+  readonly dir: string;
+  readonly bytes: Uint8Array;
+  readonly decoded: Decoded | undefined;
+}
+
+/** What an independent decoder made of a message. */
+export interface Decoded {
+  readonly version: number;
+  readonly type: number;
+  readonly type_name: string;
+  readonly seq: number;
+  readonly peer: string;
+  readonly attrs: readonly { readonly id: number; readonly name: string; readonly value?: unknown }[];
+}
+
+export interface Transcript {
+  readonly name: string;
+  readonly connections: Readonly<
+    Record<string, { readonly stdout?: string; readonly stderr?: string; readonly exit_code?: number }>
+  >;
+  readonly lines: readonly Line[];
+}
+
+/** Names of all recordings, in order. */
+export const transcriptNames: readonly string[] = readdirSync(folder)
+  .filter((name) => /^\d\d-.*\.json$/.test(name))
+  .map((name) => name.replace(/\.json$/, ""))
+  .sort();
+
+/** Reads one recording. A long run of one character is stored as `(character*count)`. */
+export function readTranscript(name: string): Transcript {
+  const text = readFileSync(join(folder, `${name}.json`), "utf8").replace(
+    /\((\w+)\*(\d+)\)/g,
+    (_run, piece: string, count: string) => piece.repeat(Number(count)),
+  );
+  const { connections, messages } = JSON.parse(text);
+  const lines = messages.map(
+    (each: { n: number; conn: string; dir: string; hex?: string; decoded?: Decoded }) => ({
+      n: each.n,
+      conn: each.conn,
+      dir: each.dir,
+      bytes: bytesOf(each.hex ?? ""),
+      decoded: each.decoded,
+    }),
+  );
+  return { name, connections, lines };
+}
+
+/** One vector of libubox's own encoder; `typed` are the fields in its terms. */
+export interface EncodeVector {
+  readonly json: string;
+  readonly hex: string | null;
+  readonly typed?: readonly TypedField[];
+}
+
+export interface TypedField {
+  readonly name: string;
+  readonly type: string;
+  readonly value: unknown;
+}
+
+/** One payload with libubox's verdict: "ok FIELDS rem REST" or "bad". */
+export interface DecodeVector {
+  readonly description: string;
+  readonly hex: string;
+  readonly blobmsg_check_attr_len: string;
+  readonly formatted: string;
+}
+
+export function readVectors(): { encode: readonly EncodeVector[]; decode: readonly DecodeVector[] } {
+  // Python wrote NaN and Infinity, which JSON does not have.
+  const text = readFileSync(join(folder, "blobmsg-vectors.json"), "utf8").replace(
+    /"value": (NaN|Infinity)/g,
+    '"value": "$1"',
+  );
+  return JSON.parse(text);
+}
+
+const typeNames = ["unspec", "array", "table", "string", "int64", "int32", "int16", "int8", "double"];
+
+/** Fields in libubox's terms as ours. */
+export function fieldOfTyped({ name, type, value }: TypedField): Field {
+  const id = typeNames.indexOf(type);
+  if (id < 0) throw new RangeError(`Cannot read field: type ${type}`);
+  if (Array.isArray(value)) return { name, type: id, value: value.map(fieldOfTyped) };
+  if (type === "unspec") return { name, type: id, value: undefined };
+  if (type === "double") return { name, type: id, value: Number(value) };
+  if (type !== "int64") return { name, type: id, value: value as string | number };
+  const wide = BigInt(value as string);
+  return { name, type: id, value: Number.isSafeInteger(Number(wide)) ? Number(wide) : wide };
+}
+
+export function bytesOf(hex: string): Uint8Array {
+  return new Uint8Array(Buffer.from(hex, "hex"));
+}
+
+export function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex");
+}
