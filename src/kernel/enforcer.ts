@@ -1,0 +1,59 @@
+/**
+ * What a back end does for the kernel's front door: make one owner's plan true, and keep it so.
+ *
+ * A back end remembers, per owner, what it has put into the kernel, and reads the kernel only where it cannot
+ * know: at first, after a refusal, and when somebody else may have been at it.
+ */
+
+import type { Fault } from "../lib/fault.ts";
+import type { Cancel } from "../system/system.ts";
+import type { Dispatch } from "./dispatch.ts";
+import type { Owner } from "./plan.ts";
+
+export type Backend = "nft" | "ipset";
+
+/** A plan made ready for rendering. */
+export interface Order {
+  readonly dispatch: Dispatch;
+  readonly tapGroup: number | undefined;
+}
+
+export interface Enforcer {
+  readonly name: Backend;
+  /** What this machine cannot do, in sentences; empty if everything. */
+  readonly limits: readonly string[];
+  /**
+   * Brings the kernel from what it holds to the order, by the difference alone. Never opens in between.
+   *
+   * @returns whether anything was sent.
+   * @throws Fault "kernel" with the kernel as it was.
+   */
+  enforce(owner: Owner, order: Order): Promise<boolean>;
+  /** Looks whether the order is in force, and makes it so again. @returns what was not as it should be. */
+  verify(owner: Owner, order: Order): Promise<readonly string[]>;
+  /** Removes all that is an owner's, whoever left it there. */
+  remove(owner: Owner): Promise<void>;
+  /** File name → text from which the boot script makes the order true without us. */
+  bootTexts(owner: Owner, order: Order): ReadonlyMap<string, string>;
+  /** Calls when somebody else may have changed an owner's rules. */
+  watch(handlers: WatchHandlers): Cancel;
+  /** How often to look even if nobody told of a change. */
+  readonly periodMs: number;
+}
+
+export interface WatchHandlers {
+  onChange(): void;
+  onFault(fault: Fault): void;
+}
+
+/** Names of boot texts of either back end. */
+export const bootNames: Readonly<Record<Backend, (owner: Owner) => readonly string[]>> = {
+  nft: (owner) => [`${owner}.nft`, `${owner}.bridge.nft`],
+  ipset: (owner) => [`${owner}.ipset`, `${owner}.iptables`, `${owner}.ip6tables`],
+};
+
+/** The first lines of what a program said, for the message of a Fault. */
+export function complaint(stderr: string, status: number): string {
+  const text = stderr.trim().split("\n").slice(0, 3).join("; ").slice(0, 400);
+  return text === "" ? `status ${status}` : text;
+}

@@ -1,0 +1,250 @@
+/**
+ * A plan as ipsets and iptables chains: pure, plan in, sets and chains out. For a family v (4 or 6) and an owner o:
+ *
+ *     FORWARD ── gatehouse-o-fwd ─┐ tap                    INPUT ── gatehouse-o-in ─┐ tap
+ *                                 └──────── gatehouse-o ────────────────────────────┘
+ *                                             ├ exempt MAC → RETURN, barred MAC or address → …-end
+ *                                             ├ to a partner of anybody → …-dst
+ *                                             │     ├ from a keeper's address → …-from
+ *                                             │     └ from a LAN device → …-mac: keeper's MAC, its partner → …-end
+ *                                             └ from a partner of anybody, to a keeper's address → …-to
+ *     OUTPUT ── gatehouse-o-out: tap, then the same without MACs, which xt_mac allows nowhere behind OUTPUT
+ *
+ *     …-from, …-to: keeper's address in N<id>Vv, the other in P<id>Vv → …-end;  …-end: exempt → RETURN, else DROP
+ *
+ * A packet that is of no partner leaves after two lookups. Past that, keepers are found through a tree: a chain
+ * holds at most four keepers, or else four groups of them by the next two bits of their ids, each with the set
+ * of its addresses (G…). Lookups are what costs here, a tenth of a microsecond each; a walk over four per level
+ * is the cheapest. An address of several keepers lies in the groups of each, and each is asked.
+ *
+ * A single set of address pairs (hash:net,net) would be one lookup, but it holds the product of both ends'
+ * addresses: a device's new address would cost an entry for every address of every partner.
+ */
+
+import type { Address, Family, Mac } from "../lib/address.ts";
+import type { Dispatch, Keeper } from "./dispatch.ts";
+import { fingerprint } from "./nftrules.ts";
+import type { Owner } from "./plan.ts";
+
+export interface XtRule {
+  readonly text: string;
+  /** Names what it is for, with a fingerprint of the text. */
+  readonly comment: string;
+}
+
+export interface XtSet {
+  readonly family: Family;
+  readonly elements: ReadonlySet<string>;
+}
+
+export interface XtRules {
+  readonly sets: ReadonlyMap<string, XtSet>;
+  readonly chains: Readonly<Record<Family, ReadonlyMap<string, readonly XtRule[]>>>;
+}
+
+export interface XtOptions {
+  readonly owner: Owner;
+  readonly lanDevices: readonly string[];
+  readonly tapGroup?: number;
+}
+
+/** Built-in chain → what follows its owner's name in the chain that it jumps to, first of all. */
+export const entrances = { FORWARD: "fwd", INPUT: "in", OUTPUT: "out" } as const;
+export type Entrance = keyof typeof entrances;
+
+/** Keepers or groups that a chain holds at most, two bits of an id at a time. */
+const fan = 4;
+/** Levels of the tree, so that names keep to 28 characters; beyond that a chain holds as many as it must. */
+const maxLevels = 12;
+
+/** Prefix of an owner's chains. With the longest suffix at most 28 characters. */
+export function chainPrefix(owner: Owner): string {
+  return `gatehouse-${owner}`;
+}
+
+/** Prefix of an owner's sets, whose names may have 31 characters. */
+export function setPrefix(owner: Owner): string {
+  return `gh-${owner}-`;
+}
+
+/** Sets and chains of a plan; without any if it has nothing to say. */
+export function xtRules(dispatch: Dispatch, options: XtOptions): XtRules {
+  const sets = new Map<string, XtSet>();
+  const chains = { 4: new Map<string, XtRule[]>(), 6: new Map<string, XtRule[]>() };
+  if (dispatch.blocks || options.tapGroup !== undefined) {
+    for (const family of [4, 6] as const)
+      new Drawing(family, options, { sets, chains: chains[family] }).all(dispatch);
+  }
+  return { sets, chains };
+}
+
+class Drawing {
+  readonly #family: Family;
+  readonly #options: XtOptions;
+  readonly #sets: Map<string, XtSet>;
+  readonly #chains: Map<string, XtRule[]>;
+
+  constructor(
+    family: Family,
+    options: XtOptions,
+    to: { sets: Map<string, XtSet>; chains: Map<string, XtRule[]> },
+  ) {
+    this.#family = family;
+    this.#options = options;
+    this.#sets = to.sets;
+    this.#chains = to.chains;
+  }
+
+  all(dispatch: Dispatch): void {
+    for (const entrance of Object.values(entrances)) this.#chain(entrance).push(...this.#tap(entrance));
+    if (!dispatch.blocks) return;
+    const out = this.#chain("out");
+    for (const entrance of ["fwd", "in"])
+      this.#add(this.#chain(entrance), `-j ${this.#name()}`, "all");
+    const main = this.#chain();
+    for (const mac of dispatch.exempt.macs)
+      this.#addLan(main, `-m mac --mac-source ${show(mac)} -j RETURN`, "exempt");
+    for (const mac of dispatch.barred.macs)
+      this.#addLan(main, `-m mac --mac-source ${show(mac)} ${this.#end}`, "barred");
+    for (const match of this.#either("barred", dispatch.barred[this.#family])) {
+      for (const chain of [main, out]) this.#add(chain, `${match} ${this.#end}`, "barred");
+    }
+    this.#pairs(dispatch, main, out);
+    const end = this.#chain("end");
+    for (const match of this.#either("exempt", dispatch.exempt[this.#family])) {
+      this.#add(end, `${match} -j RETURN`, "exempt");
+    }
+    this.#add(end, "-j DROP", "blocked");
+  }
+
+  #pairs(dispatch: Dispatch, main: XtRule[], out: XtRule[]): void {
+    const partners = dispatch.partners[this.#family];
+    if (partners.size === 0) return;
+    const keepers = dispatch.keepers.filter((keeper) => keeper.partners[this.#family].size > 0);
+    for (const keeper of keepers) this.#set(`P${keeper.id}`, keeper.partners[this.#family]);
+    const partnerSet = this.#set("partners", partners);
+    const byAddress = keepers.filter((keeper) => keeper.own[this.#family].size > 0);
+    const byMac = keepers.filter((keeper) => keeper.own.macs.size > 0);
+    const toPartner = this.#chain("dst");
+    this.#add(main, `${match(partnerSet, "dst")} -j ${this.#name("dst")}`, "to a partner");
+    if (byAddress.length > 0) {
+      const own = this.#set("keepers", addressesOf(byAddress, this.#family));
+      const from = `${match(own, "src")} -j ${this.#name("from")}`;
+      const to = `${match(partnerSet, "src")} ${match(own, "dst")} -j ${this.#name("to")}`;
+      this.#add(toPartner, from, "from whom");
+      this.#add(main, to, "from a partner");
+      this.#add(out, `${match(partnerSet, "dst")} ${from}`, "to a partner");
+      this.#add(out, to, "from a partner");
+      this.#tree(byAddress, "", { level: 0, path: 0 });
+    }
+    if (byMac.length > 0) {
+      this.#addLan(toPartner, `-j ${this.#name("mac")}`, "from whom, by MAC");
+      const chain = this.#chain("mac");
+      for (const keeper of byMac) {
+        const others = match(this.#setName(`P${keeper.id}`), "dst");
+        for (const mac of keeper.own.macs) {
+          this.#add(chain, `-m mac --mac-source ${show(mac)} ${others} ${this.#end}`, `node ${keeper.id}`);
+        }
+      }
+    }
+  }
+
+  /** Chains `from…` and `to…` for some keepers: one rule each, or one per group of them. */
+  #tree(keepers: readonly Keeper[], suffix: string, at: { level: number; path: number }): void {
+    const [from, to] = [this.#chain(`from${suffix}`), this.#chain(`to${suffix}`)];
+    if (keepers.length <= fan || at.level === maxLevels) {
+      for (const keeper of keepers) {
+        const own = this.#set(`N${keeper.id}`, keeper.own[this.#family]);
+        const others = this.#setName(`P${keeper.id}`);
+        this.#add(from, `${match(own, "src")} ${match(others, "dst")} ${this.#end}`, `node ${keeper.id}`);
+        this.#add(to, `${match(own, "dst")} ${match(others, "src")} ${this.#end}`, `node ${keeper.id}`);
+      }
+      return;
+    }
+    const scale = fan ** at.level;
+    for (let digit = 0; digit < fan; digit++) {
+      const group = keepers.filter(({ id }) => Math.floor(id / scale) % fan === digit);
+      if (group.length === 0) continue;
+      const next = { level: at.level + 1, path: at.path + digit * scale };
+      const name = next.level.toString(36) + next.path.toString(36);
+      const own = this.#set(`G${name}`, addressesOf(group, this.#family));
+      this.#add(from, `${match(own, "src")} -j ${this.#name(`from${name}`)}`, "group");
+      this.#add(to, `${match(own, "dst")} -j ${this.#name(`to${name}`)}`, "group");
+      this.#tree(group, name, next);
+    }
+  }
+
+  /**
+   * Queries to us, answers of ours, and both where they pass through; without threshold the kernel would collect
+   * a hundred. The connection match is there for what it causes: connection tracking for this family.
+   */
+  #tap(entrance: "fwd" | "in" | "out"): XtRule[] {
+    const { tapGroup } = this.#options;
+    if (tapGroup === undefined) return [];
+    const log = `-j NFLOG --nflog-group ${tapGroup} --nflog-threshold 1`;
+    const rules: XtRule[] = [];
+    if (entrance !== "out") this.#add(rules, `-p udp -m udp --dport 53 ${log}`, "tap");
+    if (entrance !== "in") this.#add(rules, `-p udp -m udp --sport 53 ${log}`, "tap");
+    if (entrance === "in") this.#add(rules, "-m conntrack --ctstate NEW", "keeps connection tracking on");
+    return rules;
+  }
+
+  /** Matches for source and destination in a set; none if the set would be empty. */
+  #either(what: string, addresses: ReadonlySet<Address>): string[] {
+    if (addresses.size === 0) return [];
+    const set = this.#set(what, addresses);
+    return [match(set, "src"), match(set, "dst")];
+  }
+
+  get #end(): string {
+    return `-j ${this.#name("end")}`;
+  }
+
+  #name(suffix = ""): string {
+    const prefix = chainPrefix(this.#options.owner);
+    // A tree's chains have long names: "f12345" is "from" of group 12345.
+    const short = suffix.replace(/^from(?=.)/, "f").replace(/^to(?=.)/, "t");
+    return short === "" ? prefix : `${prefix}-${short}`;
+  }
+
+  #chain(suffix = ""): XtRule[] {
+    const name = this.#name(suffix);
+    const rules = this.#chains.get(name) ?? [];
+    this.#chains.set(name, rules);
+    return rules;
+  }
+
+  #setName(what: string): string {
+    return `${setPrefix(this.#options.owner)}${what}V${this.#family}`;
+  }
+
+  #set(what: string, elements: ReadonlySet<Address>): string {
+    const name = this.#setName(what);
+    this.#sets.set(name, { family: this.#family, elements });
+    return name;
+  }
+
+  #add(chain: XtRule[], text: string, what: string): void {
+    chain.push({ text, comment: `gatehouse ${fingerprint(text)}: ${what}` });
+  }
+
+  /** A rule for packets that come in from a LAN device: one for each, or one for all if none is named. */
+  #addLan(chain: XtRule[], text: string, what: string): void {
+    const { lanDevices } = this.#options;
+    for (const device of lanDevices.length > 0 ? lanDevices : [""]) {
+      this.#add(chain, device === "" ? text : `-i ${device} ${text}`, what);
+    }
+  }
+}
+
+function match(set: string, side: "src" | "dst"): string {
+  return `-m set --match-set ${set} ${side}`;
+}
+
+function show(mac: Mac): string {
+  return mac.toUpperCase();
+}
+
+function addressesOf(keepers: readonly Keeper[], family: Family): ReadonlySet<Address> {
+  return new Set(keepers.flatMap((keeper) => [...keeper.own[family]]));
+}

@@ -1,0 +1,288 @@
+/**
+ * The front door to the kernel: rooms hand in what shall be, and read what is.
+ *
+ * `apply` takes an owner's whole plan and resolves when the kernel enforces it and the same plan lies in the state
+ * directory as text that the boot script loads without us. Keeps per owner the plan in force. Plans of one owner
+ * are applied one after the other, and of those that wait only the newest. What somebody else changes in our rules
+ * is repaired; rules of others are never touched. Two back ends do the work: nft, or ipset with iptables.
+ */
+
+import { Fault, messageOf } from "../lib/fault.ts";
+import type { Cancel, System } from "../system/system.ts";
+import { deleteConnections } from "./cut.ts";
+import { type Dispatch, dispatchOf } from "./dispatch.ts";
+import { type Backend, bootNames, type Enforcer, type Order } from "./enforcer.ts";
+import { entriesToCut } from "./entries.ts";
+import { Lane } from "./lane.ts";
+import type { Owner, Plan } from "./plan.ts";
+import { openEnforcer } from "./probe.ts";
+import { Rounds } from "./rounds.ts";
+
+export { type Connection, connectionStatus } from "./connection.ts";
+export { type ConntrackOptions, ConntrackWatch, type Delta, watchConntrack } from "./conntrack.ts";
+export { type Deletion, deleteConnections } from "./cut.ts";
+export { blockedBy } from "./dispatch.ts";
+export type { Backend } from "./enforcer.ts";
+export { entriesToCut } from "./entries.ts";
+export { type LoggedPacket, Nflog, type NflogOptions, openNflog } from "./nflog.ts";
+export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";
+export type { InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
+
+export interface KernelOptions {
+  readonly backend: Backend | "auto";
+  /** Absolute. */
+  readonly stateDirectory: string;
+  /** Devices on which a source MAC is the sender's own. None: all are taken for such. */
+  readonly lanDevices: readonly string[];
+}
+
+export interface KernelCounters {
+  /** Plans that changed something in the kernel. */
+  applied: number;
+  /** Plans that were in force already. */
+  unchanged: number;
+  /** Plans that the kernel did not take. */
+  refused: number;
+  /** Boot texts that the disk did not take. */
+  unsaved: number;
+  /** Times that rules of ours had been changed by somebody else, and were repaired. */
+  repaired: number;
+  /** Connections cut because a flowtable forwarded them past a new block. */
+  cut: number;
+}
+
+/** A plan ready for the back end. */
+interface Job {
+  readonly plan: Plan;
+  readonly order: Order;
+}
+
+interface Owned {
+  readonly lane: Lane<Job>;
+  /** What is in force. */
+  job: Job | undefined;
+  saved: boolean;
+}
+
+/**
+ * Finds out what this machine has, and begins to watch. Rules that are there, from the boot script or an agent that
+ * was killed, stay in force until the first `apply` of their owner takes them over.
+ *
+ * @throws Fault "unsupported" if the machine has neither back end, or not the one asked for; "invalid" for the name
+ *   of a device that cannot be one; "kernel" or "denied" if the kernel cannot be watched.
+ */
+export async function openKernel(system: System, options: KernelOptions): Promise<Kernel> {
+  for (const name of options.lanDevices) {
+    // Letters that mean something to nft or iptables, such as * and +, would match other devices too.
+    if (!/^[A-Za-z0-9_.@-]{1,15}$/.test(name)) {
+      throw new Fault("invalid", `Cannot use ${JSON.stringify(name)}: no name of a network device`);
+    }
+  }
+  const enforcer = await openEnforcer(system, options.backend, options.lanDevices);
+  for (const limit of enforcer.limits) system.log("warning", limit);
+  const left = new Set(await system.list(options.stateDirectory));
+  return new Kernel(system, {
+    enforcer,
+    directory: options.stateDirectory,
+    lanDevices: options.lanDevices,
+    left,
+  });
+}
+
+interface KernelParts {
+  readonly enforcer: Enforcer;
+  readonly directory: string;
+  readonly lanDevices: readonly string[];
+  /** Files that lay in the state directory at start. */
+  readonly left: Set<string>;
+}
+
+export class Kernel {
+  readonly backend: Backend;
+  /** What this machine cannot enforce, in sentences; empty if nothing. */
+  readonly limits: readonly string[];
+  readonly counters: KernelCounters = {
+    applied: 0,
+    unchanged: 0,
+    refused: 0,
+    unsaved: 0,
+    repaired: 0,
+    cut: 0,
+  };
+  readonly #system: System;
+  readonly #parts: KernelParts;
+  readonly #enforcer: Enforcer;
+  readonly #owned = new Map<Owner, Owned>();
+  readonly #rounds: Rounds;
+  readonly #unwatch: Cancel;
+
+  /** Use `openKernel`. */
+  constructor(system: System, parts: KernelParts) {
+    this.#system = system;
+    this.#parts = parts;
+    this.#enforcer = parts.enforcer;
+    this.backend = parts.enforcer.name;
+    this.limits = parts.enforcer.limits;
+    this.#rounds = new Rounds(system, async () => void (await this.verify()), {
+      periodMs: parts.enforcer.periodMs,
+      onFault: (thrown) => system.log("error", messageOf(thrown)),
+    });
+    this.#unwatch = parts.enforcer.watch({
+      onChange: () => this.#rounds.soon(),
+      onFault: (fault) => system.log("warning", fault.message),
+    });
+    void this.#rounds.start();
+  }
+
+  /**
+   * Makes a plan true.
+   *
+   * @throws RangeError or TypeError for a plan that contradicts itself; Fault "kernel" if the kernel refuses, which
+   *   leaves it as it was; Fault "storage" if the rules are in force, but would be missing after a reboot.
+   */
+  async apply(owner: Owner, plan: Plan): Promise<void> {
+    const job = { plan, order: orderOf(plan) };
+    await this.#own(owner).lane.push(job);
+  }
+
+  /**
+   * Compares the kernel with the plans in force and repairs it, and writes boot texts that the disk refused before.
+   *
+   * @returns what was repaired, a few words each; empty if all was well.
+   */
+  async verify(): Promise<string[]> {
+    const repaired: string[] = [];
+    for (const [owner, owned] of this.#owned) {
+      await owned.lane.between(async () => {
+        const { job } = owned;
+        if (!job) return;
+        const found = await this.#enforcer.verify(owner, job.order);
+        if (found.length > 0) {
+          this.counters.repaired++;
+          const words =
+            found.slice(0, 5).join(", ") + (found.length > 5 ? ` and ${found.length - 5} more` : "");
+          this.#system.log("warning", `Rules of ${owner} were changed by somebody else; repaired: ${words}`);
+          repaired.push(...found.map((each) => `${owner}: ${each}`));
+        }
+        if (!owned.saved) await this.#save(owner, job.order);
+      });
+    }
+    return repaired;
+  }
+
+  /** Removes an owner's rules and boot texts, those of an earlier life and of the other back end too. */
+  async clear(owner: Owner): Promise<void> {
+    const owned = this.#own(owner);
+    await owned.lane.between(async () => {
+      owned.job = undefined;
+      await this.#enforcer.remove(owner);
+      await this.#clearOther(owner);
+      for (const name of bootNames[this.backend](owner)) await this.#system.remove(this.#path(name));
+    });
+  }
+
+  /** What `apply` would make true, as the text of its boot files. Touches nothing. */
+  print(owner: Owner, plan: Plan): string {
+    const texts = this.#enforcer.bootTexts(owner, orderOf(plan));
+    return [...texts].map(([name, text]) => `# ${name}\n${text}`).join("\n");
+  }
+
+  /** Ends watching. Rules stay in force. */
+  close(): void {
+    this.#unwatch();
+    this.#rounds.close();
+  }
+
+  #own(owner: Owner): Owned {
+    const present = this.#owned.get(owner);
+    if (present) return present;
+    const owned: Owned = {
+      job: undefined,
+      saved: true,
+      lane: new Lane((job: Job) => this.#enforce(owner, job)),
+    };
+    this.#owned.set(owner, owned);
+    return owned;
+  }
+
+  async #enforce(owner: Owner, job: Job): Promise<void> {
+    const owned = this.#own(owner);
+    let changed: boolean;
+    try {
+      changed = await this.#enforcer.enforce(owner, job.order);
+    } catch (thrown) {
+      this.counters.refused++;
+      throw thrown;
+    }
+    this.counters[changed ? "applied" : "unchanged"]++;
+    owned.job = job;
+    if (changed && job.order.dispatch.blocks) await this.#cut(job.plan);
+    owned.saved = false;
+    try {
+      await this.#save(owner, job.order);
+    } finally {
+      await this.#clearOther(owner);
+    }
+  }
+
+  /** The rules are in force either way: what cannot be cut is said, and tried again with the next change. */
+  async #cut(plan: Plan): Promise<void> {
+    try {
+      this.counters.cut += (await deleteConnections(this.#system, entriesToCut(plan))).deleted;
+    } catch (thrown) {
+      this.#system.log("warning", `Cannot cut offloaded connections: ${messageOf(thrown)}`);
+    }
+  }
+
+  /** Writes the boot texts that differ from what lies there. */
+  async #save(owner: Owner, order: Order): Promise<void> {
+    try {
+      await this.#system.makeDirectory(this.#parts.directory, 0o700);
+      for (const [name, text] of this.#enforcer.bootTexts(owner, order)) {
+        const path = this.#path(name);
+        const bytes = new TextEncoder().encode(text);
+        const present = await this.#system.read(path).catch(() => undefined);
+        if (present && sameBytes(present, bytes)) continue;
+        await this.#system.replace(path, bytes, { mode: 0o600 });
+      }
+      this.#own(owner).saved = true;
+    } catch (thrown) {
+      this.counters.unsaved++;
+      throw new Fault("storage", `Cannot store rules of ${owner}: ${messageOf(thrown)}`, { cause: thrown });
+    }
+  }
+
+  /** What the other back end left, if the configuration has changed since: rules and boot texts. */
+  async #clearOther(owner: Owner): Promise<void> {
+    const other = this.backend === "nft" ? "ipset" : "nft";
+    const names = bootNames[other](owner).filter((name) => this.#parts.left.has(name));
+    if (names.length === 0) return;
+    try {
+      const enforcer = await openEnforcer(this.#system, other, this.#parts.lanDevices);
+      await enforcer.remove(owner);
+    } catch (thrown) {
+      this.#system.log("warning", `Cannot remove what ${other} left: ${messageOf(thrown)}`);
+    }
+    for (const name of names) {
+      this.#parts.left.delete(name);
+      await this.#system.remove(this.#path(name));
+    }
+  }
+
+  #path(name: string): string {
+    return `${this.#parts.directory}/${name}`;
+  }
+}
+
+function orderOf(plan: Plan): Order {
+  const dispatch: Dispatch = dispatchOf(plan);
+  const group = plan.tap?.group;
+  if (group !== undefined && !(Number.isInteger(group) && group >= 0 && group <= 0xffff)) {
+    throw new RangeError(`Cannot tap: ${group} is no NFLOG group`);
+  }
+  return { dispatch, tapGroup: group };
+}
+
+function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
+  return left.length === right.length && left.every((byte, at) => byte === right[at]);
+}

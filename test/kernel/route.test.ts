@@ -1,0 +1,568 @@
+/** rtnetlink: decoding links, addresses and neighbours, and following them on the real kernel. */
+
+import fc from "fast-check";
+import { test } from "uvu";
+import * as assert from "uvu/assert";
+import { type AttributeList, concat, encodeAttributes, host } from "../../src/kernel/attribute.ts";
+import type { Message } from "../../src/kernel/netlink.ts";
+import {
+  type RouteHandlers,
+  type RouteOptions,
+  type RouteWatch,
+  watchRoute,
+} from "../../src/kernel/route.ts";
+import {
+  decodeInterfaceAddress,
+  decodeLink,
+  decodeNeighbour,
+  type Neighbour,
+} from "../../src/kernel/rtnetlink.ts";
+import type { Address } from "../../src/lib/address.ts";
+import {
+  addHost,
+  messageOf,
+  openSystem,
+  pause,
+  recorded,
+  recordedElsewhere,
+  sh,
+  start,
+  stopAll,
+  until,
+} from "./yard.ts";
+
+const text = (value: string) => Buffer.from(`${value}\0`);
+const bytes = (...values: number[]) => Uint8Array.from(values);
+const system = openSystem();
+
+// ── decoding ──
+
+function linkPayload(options: { family?: number; ifindex?: number; flags?: number; list: AttributeList }) {
+  const { family = 0, ifindex = 3, flags = 0x11043, list } = options;
+  const header = [bytes(family, 0), host.bytes16(1), host.bytes32(ifindex), host.bytes32(flags)];
+  return concat([...header, new Uint8Array(4), encodeAttributes(list)]);
+}
+
+function addressPayload(options: { family: number; prefix?: number; flags?: number; list: AttributeList }) {
+  const { family, prefix = 24, flags = 0x80, list } = options;
+  return concat([bytes(family, prefix, flags, 0), host.bytes32(3), encodeAttributes(list)]);
+}
+
+function neighbourPayload(options: { family: number; state?: number; flags?: number; list: AttributeList }) {
+  const { family, state = 2, flags = 0, list } = options;
+  const header = [bytes(family, 0, 0, 0), host.bytes32(3), host.bytes16(state), bytes(flags, 1)];
+  return concat([...header, encodeAttributes(list)]);
+}
+
+const name = [3, text("br-lan")] as const;
+const mac = bytes(2, 0, 0, 0, 0, 1);
+const v4 = bytes(10, 0, 0, 1);
+const v6 = bytes(0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1);
+
+const linkRows = [
+  [
+    "a bridge",
+    { list: [name, [1, mac], [4, host.bytes32(1500)], [18, [[1, text("bridge")]]]] },
+    {
+      ifindex: 3,
+      name: "br-lan",
+      mac: "02:00:00:00:00:01",
+      up: true,
+      running: true,
+      kind: "bridge",
+      mtuBytes: 1500,
+    },
+  ],
+  [
+    "a VLAN, which this kernel has none of",
+    {
+      list: [
+        [3, text("eth0.7")],
+        [5, host.bytes32(2)],
+        [10, host.bytes32(9)],
+        [
+          18,
+          [
+            [1, text("vlan")],
+            [2, [[1, host.bytes16(7)]]],
+          ],
+        ],
+      ],
+    },
+    { ifindex: 3, name: "eth0.7", up: true, running: true, master: 9, parent: 2, kind: "vlan", vlan: 7 },
+  ],
+  [
+    "switched on, no carrier",
+    { flags: 0x1003, list: [name] },
+    { ifindex: 3, name: "br-lan", up: true, running: false },
+  ],
+  [
+    "switched off",
+    { flags: 0x1002, list: [name] },
+    { ifindex: 3, name: "br-lan", up: false, running: false },
+  ],
+  [
+    "a tunnel: its link address is no MAC",
+    { list: [name, [1, v4]] },
+    { ifindex: 3, name: "br-lan", up: true, running: true },
+  ],
+  [
+    "VLAN data of another kind",
+    {
+      list: [
+        name,
+        [
+          18,
+          [
+            [1, text("x")],
+            [2, [[1, host.bytes16(7)]]],
+          ],
+        ],
+      ],
+    },
+    { ifindex: 3, name: "br-lan", up: true, running: true, kind: "x" },
+  ],
+  ["a bridge's port, leaving it", { family: 7, list: [name] }, "foreign"],
+  ["a wireless event", { list: [name, [11, v4]] }, "foreign"],
+  ["no name", { list: [[1, mac]] }, "malformed"],
+  ["no index", { ifindex: 0, list: [name] }, "malformed"],
+] as const;
+
+const addressRows = [
+  [
+    "v4",
+    {
+      family: 2,
+      list: [
+        [1, v4],
+        [2, v4],
+      ],
+    },
+    { ifindex: 3, address: "10.0.0.1", prefixLength: 24, flags: 0x80 },
+  ],
+  [
+    "v6",
+    {
+      family: 10,
+      prefix: 64,
+      list: [
+        [1, v6],
+        [8, host.bytes32(0x300)],
+      ],
+    },
+    { ifindex: 3, address: "fe80::1", prefixLength: 64, flags: 0x300 },
+  ],
+  [
+    "point to point: our own is LOCAL",
+    {
+      family: 2,
+      prefix: 32,
+      list: [
+        [1, bytes(10, 0, 0, 9)],
+        [2, v4],
+      ],
+    },
+    { ifindex: 3, address: "10.0.0.1", prefixLength: 32, peer: "10.0.0.9", flags: 0x80 },
+  ],
+  ["no address", { family: 2, list: [] }, "malformed"],
+  ["v4 that says v6", { family: 10, list: [[1, v4]] }, "malformed"],
+  ["too long a prefix", { family: 2, prefix: 33, list: [[1, v4]] }, "malformed"],
+  ["another family", { family: 12, list: [[1, v4]] }, "foreign"],
+] as const;
+
+const neighbourRows = [
+  [
+    "v4",
+    {
+      family: 2,
+      list: [
+        [1, v4],
+        [2, mac],
+      ],
+    },
+    { ifindex: 3, address: "10.0.0.1", mac: "02:00:00:00:00:01", state: "reachable", router: false },
+  ],
+  [
+    "v6 router",
+    {
+      family: 10,
+      state: 4,
+      flags: 0x80,
+      list: [
+        [1, v6],
+        [2, mac],
+      ],
+    },
+    { ifindex: 3, address: "fe80::1", mac: "02:00:00:00:00:01", state: "stale", router: true },
+  ],
+  [
+    "failed",
+    { family: 2, state: 0x20, list: [[1, v4]] },
+    { ifindex: 3, address: "10.0.0.1", state: "failed", router: false },
+  ],
+  [
+    "multicast",
+    {
+      family: 10,
+      state: 0x40,
+      list: [
+        [1, v6],
+        [2, mac],
+      ],
+    },
+    { ifindex: 3, address: "fe80::1", mac: "02:00:00:00:00:01", state: "noarp", router: false },
+  ],
+  ["forwarding table", { family: 7, state: 0x80, list: [[2, mac]] }, "foreign"],
+  ["proxied", { family: 2, flags: 8, list: [[1, v4]] }, "foreign"],
+  ["no address", { family: 2, list: [[2, mac]] }, "malformed"],
+  ["a state that is none", { family: 2, state: 3, list: [[1, v4]] }, "malformed"],
+] as const;
+
+const decoders: readonly {
+  payloads: readonly Uint8Array[];
+  decode: (message: Message) => unknown;
+  header: number;
+}[] = [
+  { payloads: linkRows.map(([, options]) => linkPayload(options)), decode: decodeLink, header: 16 },
+  {
+    payloads: addressRows.map(([, options]) => addressPayload(options)),
+    decode: decodeInterfaceAddress,
+    header: 8,
+  },
+  {
+    payloads: neighbourRows.map(([, options]) => neighbourPayload(options)),
+    decode: decodeNeighbour,
+    header: 12,
+  },
+];
+
+test("decodeLink, decodeInterfaceAddress and decodeNeighbour: row by row", () => {
+  const rows = [
+    ...linkRows.map(([what, options, expected]) => [
+      what,
+      decodeLink(messageOf(16, linkPayload(options))),
+      expected,
+    ]),
+    ...addressRows.map(([what, options, expected]) => [
+      what,
+      decodeInterfaceAddress(messageOf(20, addressPayload(options))),
+      expected,
+    ]),
+    ...neighbourRows.map(([what, options, expected]) => [
+      what,
+      decodeNeighbour(messageOf(28, neighbourPayload(options))),
+      expected,
+    ]),
+  ] as const;
+  for (const [what, decoded, expected] of rows) assert.equal(decoded, expected, `${what}`);
+});
+
+test("the decoders: bytes recorded from a kernel", () => {
+  const decoders = { link: decodeLink, address: decodeInterfaceAddress, neighbour: decodeNeighbour };
+  let rows = 0;
+  for (const { kind, type, hex, expected } of recorded()) {
+    if (!(kind in decoders)) continue;
+    const payload = Buffer.from(hex, "hex");
+    assert.equal(decoders[kind as keyof typeof decoders](messageOf(type, payload)), expected);
+    rows++;
+  }
+  assert.is(rows, recordedElsewhere ? 0 : 7);
+});
+
+test("the decoders: cut at every length, either whole attributes are left or it is malformed", () => {
+  for (const { payloads, decode, header } of decoders) {
+    for (const payload of payloads) {
+      for (let end = 0; end < payload.length; end++) {
+        const decoded = decode({ ...messageOf(0, payload), end });
+        if (end < header) assert.is(decoded, "malformed");
+        else assert.ok(typeof decoded === "object" || decoded === "malformed" || decoded === "foreign");
+      }
+    }
+  }
+});
+
+test("the decoders never throw, whatever bytes are flipped", () => {
+  for (const { payloads, decode } of decoders) {
+    for (const payload of payloads) {
+      for (let at = 0; at < payload.length; at++) {
+        for (const flip of [1, 0x80, 0xff]) {
+          const changed = payload.slice();
+          changed[at]! ^= flip;
+          const decoded = decode(messageOf(0, changed));
+          assert.ok(typeof decoded === "object" || decoded === "malformed" || decoded === "foreign");
+        }
+      }
+    }
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 80 }), (noise) => {
+        decode(messageOf(0, noise));
+      }),
+    );
+  }
+});
+
+// ── the real kernel ──
+
+const watches: RouteWatch[] = [];
+
+/** A watch that writes down what it is told, "add link veth…", and keeps what that adds up to. */
+async function watch(options: RouteOptions = {}) {
+  const lines: string[] = [];
+  const told = new Map<string, unknown>();
+  const keep = (change: string, key: string, entry: unknown) => {
+    assert.is(told.has(key), change !== "add", `${change} ${key}`);
+    if (change === "remove") told.delete(key);
+    else told.set(key, entry);
+    lines.push(`${change} ${key}`);
+  };
+  const handlers: RouteHandlers = {
+    onLink: (change, link) => keep(change, `link ${link.ifindex}`, link),
+    onAddress: (change, address) => keep(change, `address ${address.ifindex} ${address.address}`, address),
+    onNeighbour: (change, neighbour) =>
+      keep(change, `neighbour ${neighbour.ifindex} ${neighbour.address}`, neighbour),
+    onFault: (fault) => assert.unreachable(fault.message),
+  };
+  const route = await watchRoute(system, handlers, options);
+  watches.push(route);
+  /** What was told adds up to what is kept. */
+  const consistent = () => {
+    const kept = [...route.links(), ...route.addresses(), ...route.neighbours()];
+    assert.equal([...told.values()].length, kept.length);
+    for (const entry of kept) assert.ok([...told.values()].includes(entry));
+  };
+  return { route, lines, consistent };
+}
+
+const found = (route: RouteWatch, device: string, address: string): Neighbour | undefined =>
+  route.neighbour(route.linkByName(device)?.ifindex ?? 0, address as Address);
+
+/** What `ip` shows, to compare with. */
+interface Shown {
+  ifindex: number;
+  ifname: string;
+  dst: string;
+  dev: string;
+  lladdr?: string;
+  state: string[];
+}
+
+function sameAsIp(route: RouteWatch): void {
+  const links = JSON.parse(sh("ip -json link show")) as Shown[];
+  assert.equal(
+    [...route.links()].map((link) => `${link.ifindex} ${link.name}`).sort(),
+    links.map((link) => `${link.ifindex} ${link.ifname}`).sort(),
+  );
+  const neighbours = [4, 6].flatMap(
+    (family) => JSON.parse(sh(`ip -${family} -json neigh show nud all`)) as Shown[],
+  );
+  assert.equal(
+    [...route.neighbours()].map((each) => `${each.ifindex} ${each.address} ${each.mac ?? ""}`).sort(),
+    neighbours
+      .filter((each) => !each.state.includes("NOARP"))
+      .map((each) => `${route.linkByName(each.dev)!.ifindex} ${each.dst} ${each.lladdr ?? ""}`)
+      .sort(),
+  );
+}
+
+test.before(() => {
+  addHost({ name: "lan", device: "lan0", net: 1 });
+  // A neighbour that does not answer fails in half a second instead of three.
+  sh("sysctl -qw net.ipv4.neigh.lan0.retrans_time_ms=150 net.ipv6.neigh.lan0.retrans_time_ms=150");
+});
+test.after(async () => {
+  for (const route of watches) route.close();
+  await stopAll();
+});
+
+test("watchRoute tells all that is there, and knows it by name and index", async () => {
+  const { route, lines, consistent } = await watch();
+  const link = route.linkByName("lan0")!;
+  assert.equal(
+    [link.name, link.up, link.running, link.kind, typeof link.mac, link.mtuBytes],
+    ["lan0", true, true, "veth", "string", 1500],
+  );
+  assert.is(route.linkByIndex(link.ifindex), link);
+  assert.is(route.linkByName("nosuch"), undefined);
+  const own = [...route.addresses()].filter((each) => each.ifindex === link.ifindex);
+  assert.equal(
+    own
+      .filter((each) => !each.address.startsWith("fe80"))
+      .map((each) => `${each.address}/${each.prefixLength}`),
+    ["10.9.1.1/24", "fd09:1::1/64"],
+  );
+  assert.ok(lines.every((line) => line.startsWith("add ")));
+  consistent();
+  sameAsIp(route);
+  route.close();
+});
+
+test("watchRoute follows neighbours of both families: found, changed, failed, deleted", async () => {
+  const { route, lines, consistent } = await watch();
+  const mac = route.linkByName("lan0")!.mac;
+  for (const address of ["10.9.1.2", "fd09:1::2"]) {
+    sh(`ip neigh flush dev lan0 to ${address}`);
+    const ping = start(`ping -n -i 0.2 ${address}`);
+    const reachable = await until(`${address} reachable`, () => {
+      const neighbour = found(route, "lan0", address);
+      return neighbour?.state === "reachable" && neighbour;
+    });
+    assert.ok(reachable.mac !== undefined && reachable.mac !== mac);
+    ping.kill();
+    await ping.ended;
+    assert.is(reachable.router, false);
+    sh(`ip neigh replace ${address} lladdr 02:00:00:00:00:99 dev lan0 nud stale`);
+    await until("the other MAC", () => found(route, "lan0", address)?.mac === "02:00:00:00:00:99");
+    assert.is(found(route, "lan0", address)?.state, "stale");
+    sh(`ip neigh del ${address} dev lan0`);
+    await until(`${address} gone`, () => !found(route, "lan0", address));
+  }
+  for (const address of ["10.9.1.77", "fd09:1::77"]) start(`ping -n -c 1 -W 1 ${address}`);
+  for (const address of ["10.9.1.77", "fd09:1::77"]) {
+    await until(`${address} failed`, () => found(route, "lan0", address)?.state === "failed");
+    assert.is(found(route, "lan0", address)?.mac, undefined);
+  }
+  assert.ok(lines.some((line) => line.startsWith("change neighbour")));
+  consistent();
+  route.close();
+});
+
+test("watchRoute: a neighbour that forwards is a router", async () => {
+  const { route } = await watch();
+  sh("ip netns exec lan sysctl -qw net.ipv6.conf.all.forwarding=1");
+  sh("ip -6 neigh flush dev lan0");
+  const ping = start("ping -n -i 0.2 fd09:1::2");
+  await until("the router flag", () => found(route, "lan0", "fd09:1::2")?.router);
+  ping.kill();
+  await ping.ended;
+  sh("ip netns exec lan sysctl -qw net.ipv6.conf.all.forwarding=0");
+  route.close();
+});
+
+test("watchRoute leaves out multicast and proxied neighbours", async () => {
+  const { route } = await watch();
+  sh("ip neigh add proxy 10.9.1.50 dev lan0");
+  sh("ip neigh add 10.9.1.51 lladdr 02:00:00:00:00:51 dev lan0 nud noarp");
+  sh("ip neigh add 10.9.1.52 lladdr 02:00:00:00:00:52 dev lan0 nud permanent");
+  await until("the permanent one", () => found(route, "lan0", "10.9.1.52")?.state === "permanent");
+  assert.is(found(route, "lan0", "10.9.1.50"), undefined);
+  assert.is(found(route, "lan0", "10.9.1.51"), undefined);
+  sh("ip neigh replace 10.9.1.52 lladdr 02:00:00:00:00:52 dev lan0 nud noarp");
+  await until("it became one of them", () => !found(route, "lan0", "10.9.1.52"));
+  assert.ok([...route.neighbours()].every((each) => !each.address.startsWith("ff02")));
+  route.close();
+});
+
+test("watchRoute follows interfaces: made, renamed, bridged, switched off, carrier lost, removed", async () => {
+  const { route, lines, consistent } = await watch();
+  sh("ip link add br9 type bridge");
+  sh("ip link add port9 type veth peer name far9");
+  await until("made", () => route.linkByName("port9") && route.linkByName("br9"));
+  assert.equal([route.linkByName("port9")!.up, route.linkByName("br9")!.kind], [false, "bridge"]);
+  sh("ip link set port9 master br9 up");
+  sh("ip link set br9 up");
+  await until("bridged", () => route.linkByName("port9")!.master === route.linkByName("br9")!.ifindex);
+  await until("no carrier", () => route.linkByName("port9")!.up && !route.linkByName("port9")!.running);
+  sh("ip link set far9 up");
+  await until("carrier", () => route.linkByName("port9")!.running && route.linkByName("br9")!.running);
+  sh("ip addr add 10.8.0.1/24 dev br9");
+  sh("ip neigh add 10.8.0.7 lladdr 02:00:00:00:00:07 dev br9");
+  await until("neighbour on the bridge", () => found(route, "br9", "10.8.0.7"));
+
+  const { ifindex } = route.linkByName("port9")!;
+  sh("ip link set port9 nomaster");
+  await until("out of the bridge, still there", () => route.linkByName("port9")!.master === undefined);
+  sh("ip link set port9 down");
+  await until("down", () => !route.linkByName("port9")!.up);
+  sh("ip link set port9 name other9");
+  await until("renamed", () => route.linkByName("other9")?.ifindex === ifindex);
+  assert.is(route.linkByName("port9"), undefined);
+  sh("ip link set other9 address 02:00:00:00:09:09");
+  await until("another MAC", () => route.linkByName("other9")!.mac === "02:00:00:00:09:09");
+
+  const bridge = route.linkByName("br9")!.ifindex;
+  sh("ip link del br9");
+  await until("removed", () => !route.linkByName("br9"));
+  assert.ok([...route.addresses()].every((each) => each.ifindex !== bridge));
+  assert.ok([...route.neighbours()].every((each) => each.ifindex !== bridge));
+  sh("ip link del other9");
+  await until("removed", () => !route.linkByIndex(ifindex));
+  assert.is(lines.filter((line) => line === `remove link ${ifindex}`).length, 1);
+  consistent();
+  sameAsIp(route);
+  assert.is(route.counters.malformed, 0);
+  route.close();
+});
+
+test("watchRoute follows addresses, with peer and flags", async () => {
+  const { route, consistent } = await watch();
+  const own = (address: string) => [...route.addresses()].find((each) => each.address === address);
+  sh("ip addr add 10.7.0.1 peer 10.7.0.2/32 dev lan0");
+  await until("the peer", () => own("10.7.0.1")?.peer === "10.7.0.2");
+  sh("ip addr add fd07::1/64 dev lan0 nodad preferred_lft 0");
+  await until("deprecated", () => ((own("fd07::1")?.flags ?? 0) & 0x20) !== 0);
+  sh("ip addr del 10.7.0.1 peer 10.7.0.2/32 dev lan0");
+  sh("ip addr del fd07::1/64 dev lan0");
+  await until("gone", () => !own("10.7.0.1") && !own("fd07::1"));
+  consistent();
+  route.close();
+});
+
+/** Adds or removes neighbours while the watch cannot run. */
+function flood(verb: "replace" | "del", from: number, count: number): void {
+  const line = (at: number) => {
+    const address = `10.6.${at >> 8}.${at & 255}`;
+    return `neigh ${verb} ${address} ${verb === "replace" ? "lladdr 02:00:00:00:00:06 " : ""}dev lan0`;
+  };
+  sh("ip -batch -", Array.from({ length: count }, (_, index) => line(from + index)).join("\n"));
+}
+
+test("watchRoute: after an overrun it reads again, tells the differences, and has lost nothing", async () => {
+  sh("ip addr add 10.6.0.1/16 dev lan0");
+  flood("replace", 1_000, 300);
+  const { route, lines, consistent } = await watch({ receiveBytes: 4_096 });
+  const count = () => [...route.neighbours()].filter((each) => each.address.startsWith("10.6.")).length;
+  assert.is(count(), 300);
+  lines.length = 0;
+  // While this runs nothing is read: the buffer of a few kilobytes overflows.
+  flood("replace", 2_000, 300);
+  flood("del", 1_000, 300);
+  sh("ip link add late0 type veth peer name late1");
+  await until(
+    "all is as in the kernel",
+    () => found(route, "lan0", "10.6.7.208") && count() === 300 && route.linkByName("late0"),
+  );
+  assert.ok(route.counters.overruns > 0, "there was an overrun");
+  assert.ok(route.counters.resyncs > 0);
+  assert.is(lines.filter((line) => /^remove neighbour \d+ 10\.6\./.test(line)).length, 300);
+  consistent();
+  sameAsIp(route);
+  sh("ip link del late0");
+  flood("del", 2_000, 300);
+  await until("gone", () => count() === 0);
+  sh("ip addr del 10.6.0.1/16 dev lan0");
+  route.close();
+});
+
+test("watchRoute keeps no more than its limit", async () => {
+  sh("ip addr add 10.6.0.1/16 dev lan0");
+  flood("replace", 1_000, 200);
+  const { route } = await watch({ maxEntries: 100 });
+  assert.is([...route.neighbours()].length, 100);
+  assert.ok(route.dropped >= 100);
+  flood("del", 1_000, 200);
+  await until("room again", () => [...route.neighbours()].every((each) => !each.address.startsWith("10.6.")));
+  sh("ip addr del 10.6.0.1/16 dev lan0");
+  route.close();
+});
+
+test("RouteWatch.close: nothing is told afterwards", async () => {
+  const { route, lines } = await watch();
+  route.close();
+  const before = lines.length;
+  sh("ip link add late0 type veth peer name late1");
+  await pause(50);
+  assert.is(lines.length, before);
+  sh("ip link del late0");
+});
+
+test.run();
