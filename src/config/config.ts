@@ -1,0 +1,325 @@
+/**
+ * The configuration of gatehouse: every option there is, and the reader that fills the gaps.
+ *
+ * `/etc/config/gatehouse` is a UCI file. The tables below are the contract: name, default, what it takes, what
+ * it means. A value that an option does not take is reported and its default used, so that one typing error
+ * does not stop a router; a section that describes a thing (a segment, a service) and is wrong is left out as a
+ * whole, with the reason. Names are snake_case in the file and camelCase in `Config`.
+ */
+
+import {
+  address,
+  boolean,
+  choice,
+  device,
+  host,
+  integer,
+  listOf,
+  mac,
+  type Option,
+  path,
+  prefix,
+  text,
+} from "./option.ts";
+import { parseUci, quoteUci, type UciSection } from "./uci.ts";
+
+export { parseUci, type UciSection } from "./uci.ts";
+
+const day = 86_400;
+const port = { min: 1, max: 65_535 };
+
+const mainOptions = {
+  state_dir: path(
+    "/etc/gatehouse",
+    "What has to survive a reboot: nodes, blocks, leases, the boot-time rules",
+    "never empty",
+  ),
+  run_dir: path("/var/run/gatehouse", "What may be lost at a reboot", "never empty"),
+  backend: choice(
+    ["auto", "nft", "ipset"],
+    "auto",
+    "How the kernel is told: nft, or ipset and iptables; auto takes nft where it works",
+  ),
+  lan_device: listOf(device("", "Where devices of this network are: a MAC seen there identifies a device"), [
+    "br-lan",
+  ]),
+  wan_device: listOf(device("", "Where the internet is: a MAC seen there is a next hop's"), ["wan"]),
+  lease_file: path("/tmp/dhcp.leases", "DHCP leases as dnsmasq writes them", "may be empty"),
+  dhcp_config: path("/etc/config/dhcp", "Where `config host` sections name devices", "may be empty"),
+  rpc_socket: path("/var/run/spin_rpc.sock", "SPIN's JSON-RPC socket; empty: off", "may be empty"),
+  extsrc_socket: path("", "SPIN's socket for external sources; empty: off", "may be empty"),
+  dns_group: integer(53, { min: 1, max: 65_535 }, "NFLOG group that DNS packets are copied to"),
+  max_devices: integer(1_024, { min: 1, max: 65_536 }, "Devices of this network that are remembered"),
+  max_nodes: integer(
+    8_192,
+    { min: 16, max: 262_144 },
+    "Nodes in all; past it the longest unseen that nothing needs is forgotten",
+  ),
+  max_node_addresses: integer(64, { min: 1, max: 4_096 }, "Addresses that one node may hold"),
+  max_node_names: integer(32, { min: 1, max: 1_024 }, "Names that one node may hold"),
+  max_flows: integer(8_192, { min: 16, max: 262_144 }, "Flow records; past it the longest idle is forgotten"),
+  max_blocks: integer(20_000, { min: 1, max: 25_000 }, "Blocked pairs of nodes"),
+  node_expiry: integer(
+    1_800,
+    { min: 60, max: 30 * day, unit: "seconds" },
+    "When a far node that was not seen is forgotten",
+  ),
+  device_expiry: integer(
+    90 * day,
+    { min: 3_600, max: 3_650 * day, unit: "seconds" },
+    "When a device that was not seen is forgotten",
+  ),
+  flow_expiry: integer(
+    1_800,
+    { min: 60, max: 7 * day, unit: "seconds" },
+    "When a flow record without traffic is forgotten",
+  ),
+};
+
+const mqttOptions = {
+  enabled: boolean(true, "Whether nodes and traffic are published"),
+  host: host("127.0.0.1", "The broker"),
+  port: integer(1_883, port, "Its TCP port"),
+  prefix: text("SPIN", "topic levels without + and #", {
+    doc: "First level of every topic",
+    accepts: (value) => /^[^+#/$][^+#]{0,99}$/.test(value) && !value.endsWith("/"),
+  }),
+  client_id: text("", "text, or empty for a name made at start", {
+    doc: "Who the broker takes us for; no two clients of a broker may share one",
+    accepts: (value) => value.length <= 64,
+  }),
+  user: text("", "text, or empty for none", { doc: "User name for the broker" }),
+  password_file: path("", "File with the password on its first line", "may be empty"),
+  keepalive: integer(
+    60,
+    { min: 5, max: 3_600, unit: "seconds" },
+    "A broker that is silent for one and a half times as long is taken for gone",
+  ),
+  max_queue: integer(
+    262_144,
+    { min: 16_384, max: 16_777_216, unit: "bytes" },
+    "What may wait for a slow broker before messages are dropped",
+  ),
+};
+
+const tablesOptions = {
+  first: integer(10_000, { min: 1, max: 4_294_967_294 }, "Number of the first routing table for lease"),
+  count: integer(256, { min: 1, max: 65_536 }, "How many there are"),
+  timeout: integer(
+    3_600,
+    { min: 1, max: 365 * day, unit: "seconds" },
+    "How long a lease lasts that nobody renews",
+  ),
+  socket: text("tas_socket", "the name of an abstract unix socket, or empty for none", {
+    doc: "Table Allocator's socket; empty: off",
+    accepts: (value) => value.length <= 107,
+  }),
+  family: listOf(choice(["inet", "inet6", "unspec"], "inet", "Address families that tables are leased for"), [
+    "inet",
+    "inet6",
+  ]),
+};
+
+const iprefOptions = {
+  enabled: boolean(false, "Whether this router is an IPREF gateway"),
+  gateway_bind: address("0.0.0.0", "Own address that tunnel packets are received on"),
+  gateway_pub: text("", "an address, or empty for the one bound", {
+    doc: "Address that peers reach us by",
+    accepts: (value) => value === "" || prefixless(value),
+  }),
+  gateway_port: integer(1_045, port, "UDP port of the tunnel"),
+  gateway_ref: text("1", "a reference", {
+    doc: "Reference of the gateway itself",
+    accepts: (value) => /^[0-9a-fA-F-]{1,40}$/.test(value),
+  }),
+  encode_net: prefix("10.240.0.0/12", "Addresses that stand for remote hosts on this network"),
+  hosts: path("/etc/hosts", "Hosts file with our own and remote references", "may be empty"),
+  mapper_socket: path(
+    "/var/run/gatehouse/mapper.sock",
+    "Where the resolver asks for mappings; empty: off",
+    "may be empty",
+  ),
+  peer: listOf(
+    host("", "Gateways we speak with; none: any that answers a packet of ours, or is in hosts"),
+    [],
+  ),
+};
+
+const isolationOptions = {
+  enabled: boolean(false, "Whether services are kept apart"),
+  pool4: prefix("198.18.0.0/15", "IPv4 addresses that stand in for services"),
+  pool6: prefix("fd00:6a7e::/64", "IPv6 addresses that stand in for services"),
+  http: text("", "an address and port such as 127.0.0.1:8080, or empty", {
+    doc: "Where the HTTP interface listens; empty: off",
+    accepts: (value) => value === "" || /^(?:[0-9.]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$/.test(value),
+  }),
+  key_file: path("/etc/gatehouse/network.key", "The key of the HTTP interface", "never empty"),
+};
+
+const segmentOptions = {
+  device: device("", "The bridge that the segment's services are on"),
+};
+
+const serviceOptions = {
+  segment: text("", "the name of a segment", { doc: "The segment it is on" }),
+  address: address("", "Its address"),
+  mac: mac("Its MAC, instead of an address"),
+  hostname: text("", "a host name", { doc: "Its DHCP host name, instead of an address" }),
+  peer: listOf(text("", "the name of a service", { doc: "Services it may speak with" }), []),
+};
+
+type Table = Readonly<Record<string, Option<unknown>>>;
+type Camel<Name extends string> = Name extends `${infer Head}_${infer Tail}`
+  ? `${Head}${Capitalize<Camel<Tail>>}`
+  : Name;
+type Values<Options extends Table> = {
+  readonly [Name in keyof Options & string as Camel<Name>]: Options[Name]["default"];
+};
+
+export type MainConfig = Values<typeof mainOptions>;
+export type MqttConfig = Values<typeof mqttOptions>;
+export type SegmentConfig = Values<typeof segmentOptions> & { readonly name: string };
+export type ServiceConfig = Values<typeof serviceOptions> & { readonly name: string };
+
+export interface Config {
+  readonly main: MainConfig;
+  readonly mqtt: MqttConfig;
+  readonly tables: Values<typeof tablesOptions>;
+  readonly ipref: Values<typeof iprefOptions>;
+  readonly isolation: Values<typeof isolationOptions>;
+  readonly segments: readonly SegmentConfig[];
+  readonly services: readonly ServiceConfig[];
+}
+
+interface SectionKind {
+  /** The name in the shipped file. */
+  readonly name: string;
+  /** Whether there may be many, each with a name of its own. */
+  readonly many: boolean;
+  readonly doc: string;
+  readonly options: Table;
+}
+
+/** Section type → what may stand in it, in the order of the shipped file. */
+export const sectionKinds: ReadonlyMap<string, SectionKind> = new Map([
+  ["gatehouse", { name: "main", many: false, doc: "The agent itself", options: mainOptions }],
+  ["mqtt", { name: "mqtt", many: false, doc: "What is published", options: mqttOptions }],
+  ["tables", { name: "tables", many: false, doc: "Leases of routing tables", options: tablesOptions }],
+  ["ipref", { name: "ipref", many: false, doc: "The IPREF gateway", options: iprefOptions }],
+  ["isolation", { name: "isolation", many: false, doc: "Services kept apart", options: isolationOptions }],
+  ["segment", { name: "apps", many: true, doc: "A segment of isolated services", options: segmentOptions }],
+  ["service", { name: "web", many: true, doc: "An isolated service", options: serviceOptions }],
+]);
+
+/**
+ * Reads a configuration. Never throws: whatever is wrong is a warning with its line, and the defaults stand in.
+ */
+export function loadConfig(file: string): { readonly config: Config; readonly warnings: readonly string[] } {
+  const { sections, errors } = parseUci(file);
+  const warnings = errors.map((error) => `line ${error.line}: ${error.message}`);
+  const single = <Options extends Table>(type: string, options: Options): Values<Options> => {
+    const [section, ...more] = sections.filter((each) => each.type === type);
+    for (const each of more) warnings.push(`line ${each.line}: a second ${type} section, left out`);
+    return readOptions(section, options, (line) => warnings.push(line)) as Values<Options>;
+  };
+  const many = <Options extends Table>(type: string, options: Options, check: SectionCheck<Options>) =>
+    sections
+      .filter((each) => each.type === type)
+      .flatMap((section) => {
+        const faults: string[] = [];
+        const values = readOptions(section, options, (line) => faults.push(line)) as Values<Options>;
+        const fault = section.name === undefined ? "it has no name" : (faults[0] ?? check(values));
+        if (fault !== undefined) warnings.push(`${titleOf(section)} is left out: ${fault}`);
+        return fault === undefined ? [{ name: section.name!, ...values }] : [];
+      });
+  for (const section of sections) {
+    if (!sectionKinds.has(section.type)) warnings.push(`${titleOf(section)}: no such section type`);
+  }
+  const segments = many("segment", segmentOptions, (it) =>
+    it.device === "" ? "it has no device" : undefined,
+  );
+  const config: Config = {
+    main: single("gatehouse", mainOptions),
+    mqtt: single("mqtt", mqttOptions),
+    tables: single("tables", tablesOptions),
+    ipref: single("ipref", iprefOptions),
+    isolation: single("isolation", isolationOptions),
+    segments,
+    services: many("service", serviceOptions, (it) => {
+      if (!segments.some((each) => each.name === it.segment)) return `there is no segment "${it.segment}"`;
+      if (it.address || it.mac || it.hostname) return undefined;
+      return "it has no address, mac or hostname";
+    }),
+  };
+  return { config, warnings };
+}
+
+type SectionCheck<Options extends Table> = (values: Values<Options>) => string | undefined;
+
+function titleOf(section: UciSection): string {
+  return `line ${section.line}: section ${section.type}${section.name === undefined ? "" : ` '${section.name}'`}`;
+}
+
+function prefixless(value: string): boolean {
+  return address("", "").parse(value) !== undefined;
+}
+
+function camel(name: string): string {
+  return name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+}
+
+/** One section's values, with defaults for what is missing or wrong. */
+function readOptions(
+  section: UciSection | undefined,
+  table: Table,
+  warn: (line: string) => void,
+): Record<string, unknown> {
+  const values: Record<string, unknown> = Object.create(null);
+  for (const [name, option] of Object.entries(table)) values[camel(name)] = option.default;
+  for (const [name, given] of section?.options ?? []) {
+    const option = Object.hasOwn(table, name) ? table[name] : undefined;
+    const title = `${titleOf(section!)}, ${name}`;
+    if (!option) {
+      warn(`${title}: no such option`);
+      continue;
+    }
+    // As in libuci: one value for a list is a list of one, of several for an option the last counts, and an
+    // empty value is none, except where "empty" is an answer.
+    const texts = typeof given === "string" ? [given] : given;
+    const chosen = (option.list ? texts : texts.slice(-1)).filter(
+      (each) => each !== "" || (!option.list && option.parse("") !== undefined),
+    );
+    if (chosen.length === 0 && !option.list) continue;
+    const parsed = chosen.map((each) => option.parse(each));
+    const wrong = parsed.indexOf(undefined);
+    if (wrong >= 0) warn(`${title}: ${JSON.stringify(chosen[wrong])} is not ${option.expects}`);
+    else values[camel(name)] = option.list ? parsed : parsed[0];
+  }
+  return values;
+}
+
+/** The configuration file as it is shipped: every option with its comment and default. */
+export function renderDefaults(): string {
+  const parts = [
+    "# gatehouse. Every option is shown with its default: a line that is missing means the same.\n",
+  ];
+  for (const [type, kind] of sectionKinds) {
+    const lines = [`# ${kind.doc}${kind.many ? "; an example, any number" : ""}.`];
+    lines.push(`${kind.many ? "#" : ""}config ${type} '${kind.name}'`);
+    for (const [name, option] of Object.entries(kind.options)) {
+      lines.push(`\t# ${option.doc}. Takes ${option.expects}${option.list ? "; any number" : ""}.`);
+      const values = option.list ? (option.default as readonly unknown[]) : [option.default];
+      const hidden = kind.many || values.length === 0 ? "#" : "";
+      for (const value of values.length === 0 ? [""] : values) {
+        lines.push(`\t${hidden}${option.list ? "list" : "option"} ${name} ${quoteUci(textOf(value))}`);
+      }
+    }
+    parts.push(`${lines.join("\n")}\n`);
+  }
+  return parts.join("\n");
+}
+
+function textOf(value: unknown): string {
+  if (typeof value === "boolean") return value ? "1" : "0";
+  return value === undefined ? "" : String(value);
+}
