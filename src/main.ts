@@ -1,0 +1,133 @@
+/**
+ * The door: finds the addon beside the program, reads the arguments, and leaves with a status.
+ *
+ * Here, and in the machine floor, Node is touched; the verbs of the command line are in cli/, the agent in
+ * agent/. Signals: SIGTERM and SIGINT end in order, SIGHUP makes the agent read its configuration again (state,
+ * kernel rules and ids stay as they are) and the bus its access rules.
+ */
+
+import { realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { type Agent, startAgent } from "./agent/agent.ts";
+import { runCli, type Verb } from "./cli/cli.ts";
+import { loadConfig } from "./config/config.ts";
+import { messageOf } from "./lib/fault.ts";
+import { openLinux } from "./system/linux.ts";
+import type { Cancel, System } from "./system/system.ts";
+import { openBus } from "./ubus/ubus.ts";
+
+declare const GATEHOUSE_VERSION: string;
+
+const version = `gatehouse ${GATEHOUSE_VERSION}`;
+const defaultConfig = "/etc/config/gatehouse";
+/** A stop that takes longer than this is one that hangs. */
+const stopMs = 8_000;
+
+
+function onSignals(names: readonly NodeJS.Signals[], call: () => void): Cancel {
+  for (const name of names) process.on(name, call);
+  return () => {
+    for (const name of names) process.off(name, call);
+  };
+}
+
+/** Resolves when the user or procd wants an end. */
+function endWanted(): Promise<void> {
+  return new Promise((resolve) => onSignals(["SIGTERM", "SIGINT"], resolve));
+}
+
+async function readConfig(system: System, path: string) {
+  const bytes = await system.read(path);
+  if (!bytes) system.log("warning", `Cannot read ${path}: it is not there; defaults are used`);
+  const { config, warnings } = loadConfig(bytes ? new TextDecoder().decode(bytes) : "");
+  for (const warning of warnings) system.log("warning", `${path}: ${warning}`);
+  return config;
+}
+
+/** Ends the process when the work has ended, or when it hangs. */
+async function end(work: Promise<void>): Promise<number> {
+  setTimeout(() => process.exit(1), stopMs).unref();
+  await work;
+  return 0;
+}
+
+const run: Verb = {
+  synopsis: "run [-c FILE]",
+  summary: "the agent, in the foreground",
+  async run(args, { system, flags }) {
+    const path = optionOf(args, "-c") ?? defaultConfig;
+    const start = async () =>
+      startAgent(system, { config: await readConfig(system, path), socket: flags.socket, version });
+    let agent: Agent = await start();
+    let reloading: Promise<void> = Promise.resolve();
+    onSignals(["SIGHUP"], () => {
+      reloading = reloading.then(async () => {
+        await agent.close();
+        agent = await start();
+      });
+      reloading.catch((thrown) => {
+        system.log("error", messageOf(thrown));
+        process.exit(1);
+      });
+    });
+    await endWanted();
+    return end(reloading.then(() => agent.close()));
+  },
+};
+
+const bus: Verb = {
+  synopsis: "bus",
+  summary: "a ubusd of our own, for machines without one",
+  async run(_args, { system, flags }) {
+    const opened = await openBus(system, { path: flags.socket });
+    onSignals(["SIGHUP"], () => void opened.reloadAcl());
+    await endWanted();
+    return end(opened.close());
+  },
+};
+
+const check: Verb = {
+  synopsis: "check [-c FILE]",
+  summary: "reads the configuration and says what is wrong with it",
+  async run(args, { system, io }) {
+    const path = optionOf(args, "-c") ?? defaultConfig;
+    const bytes = await system.read(path);
+    if (!bytes) {
+      io.stderr(`Cannot read ${path}: it is not there\n`);
+      return 1;
+    }
+    const { warnings } = loadConfig(new TextDecoder().decode(bytes));
+    for (const warning of warnings) io.stdout(`${path}: ${warning}\n`);
+    return warnings.length === 0 ? 0 : 1;
+  },
+};
+
+/** The value behind a flag; undefined if the flag is not there. */
+function optionOf(args: readonly string[], flag: string): string | undefined {
+  const at = args.indexOf(flag);
+  return at < 0 ? undefined : args[at + 1];
+}
+
+async function main(): Promise<void> {
+  const system = openLinux({ nativePath: join(dirname(realpathSync(process.argv[1]!)), "netio.node") });
+  // A pipe whose reader has left is the end of output, not of the program.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+  process.exitCode = await runCli(process.argv.slice(2), system, {
+    stdout: (text) => process.stdout.write(text),
+    stderr: (text) => process.stderr.write(text),
+    stdoutIsTty: process.stdout.isTTY === true,
+    stderrIsTty: process.stderr.isTTY === true,
+    onSignal: (call) => onSignals(["SIGINT", "SIGTERM"], call),
+    version,
+    verbs: new Map([
+      ["run", run],
+      ["bus", bus],
+      ["check", check],
+    ]),
+  });
+}
+
+main().catch((thrown) => {
+  process.stderr.write(`gatehouse: ${messageOf(thrown)}\n`);
+  process.exitCode = 1;
+});
