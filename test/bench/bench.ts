@@ -1,0 +1,42 @@
+/**
+ * The measurements: `npm run bench` (or `make bench`), all or those whose name holds one of the words given.
+ *
+ * Every figure comes with its baseline from the same run, because this machine and yours differ, and one
+ * machine differs from itself an hour later. Each section runs in an enclosure of its own.
+ */
+
+import { spawnSync } from "node:child_process";
+import { cpus } from "node:os";
+import { enclose } from "../lab/enclosure.ts";
+import { knock, measureBlocks, openConnections, serveConnections } from "./blocks.ts";
+import { measureBus, serveEcho } from "./bus.ts";
+import { measureStart } from "./start.ts";
+
+const sections: Record<string, () => Promise<void>> = {
+  start: measureStart,
+  bus: measureBus,
+  blocks: measureBlocks,
+};
+
+async function main(): Promise<void> {
+  const [mode, ...words] = process.argv.slice(2);
+  if (mode === "--section") {
+    await sections[words[0]!]!();
+    process.exit(0);
+  }
+  // Programs that the sections start at the other ends.
+  if (mode === "--echo") return serveEcho();
+  if (mode === "--sink") return serveConnections();
+  if (mode === "--connects") return openConnections();
+  if (mode === "--knock") return knock(Number(words[0]));
+  const wanted = mode === undefined ? [] : [mode, ...words];
+  console.log(`node ${process.version}, ${cpus().length} × ${cpus()[0]?.model ?? "unknown CPU"}`);
+  for (const name of Object.keys(sections)) {
+    if (wanted.length > 0 && !wanted.some((word) => name.includes(word))) continue;
+    const [program, ...args] = enclose([process.execPath, process.argv[1]!, "--section", name]);
+    const { status } = spawnSync(program!, args, { stdio: ["ignore", "inherit", "inherit"] });
+    if (status !== 0) process.exitCode = 1;
+  }
+}
+
+void main();
