@@ -52,7 +52,7 @@ node_modules/.installed: package-lock.json
 	@npm ci --no-progress --loglevel=error
 	@touch $@
 
-dist/netio.node: node_modules/.installed src/system/native/netio.c src/system/native/build.sh
+dist/netio.node: node_modules/.installed $(wildcard src/system/native/*)
 	@echo "gatehouse: native addon"
 	@npm run --silent native
 

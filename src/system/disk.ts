@@ -161,7 +161,9 @@ export class Files implements Disk {
     try {
       await promises.mkdir(path, { recursive: true, mode });
     } catch (error) {
-      throw storageFault(error, `make directory ${path}`);
+      // With `recursive` Node calls a read-only disk ENOENT; parents are made, so nothing can be missing.
+      const fault = nodeFault(error, `make directory ${path}`);
+      throw new Fault("storage", fault.message, { cause: error });
     }
   }
 

@@ -2,8 +2,9 @@
  * What a room remembers: one readable JSON file, written whole, durable when its promise says so.
  *
  * `{"version": 1, "state": …}`, two-space indented, bigints as decimal strings, beside it `<file>.old`, the
- * generation before. A file that cannot be read is moved to `<file>.damaged-<n>` (three are kept) and the
- * generation before takes its place. Rooms ask for a save with a function that renders their present state;
+ * generation before, and where decisions are at stake `<file>.copy`, the same once more: damage to one file then
+ * costs nothing that was acknowledged. A file that cannot be read is moved to `<file>.damaged-<n>` (three are
+ * kept) and the copy, else the generation before, takes its place. Rooms ask for a save with a function that renders their present state;
  * callers that come while a write is under way share the next one. A disk that refuses is tried again, slower
  * and slower, until the last rendered state lies on it; who opened the store is told once when that begins and
  * once when it ends.
@@ -18,6 +19,8 @@ export interface StoreFormat<State> {
   readonly version: number;
   /** @throws SyntaxError if the value is no state of this room. */
   parse(state: unknown): State;
+  /** Whether a save is durable only when a copy is, too. */
+  readonly copied?: boolean;
   /** Told the first fault of a row, and `undefined` when the state is on disk again. */
   onFault?(fault: Fault | undefined): void;
 }
@@ -50,17 +53,31 @@ export async function openStore<State>(
   await system.makeDirectory(path.slice(0, path.lastIndexOf("/")) || "/", 0o700).catch(() => {});
   const current = await readGeneration(system, path, format);
   if (current.kind === "good") {
-    return { store: new Store(system, path, { format, current: current.bytes }), state: current.state };
+    const copy = format.copied ? await readGeneration(system, `${path}.copy`, format) : undefined;
+    const parts = { format, current: current.bytes, ...(copy?.kind === "good" && { copy: copy.bytes }) };
+    return { store: new Store(system, path, parts), state: current.state };
   }
   const store = new Store(system, path, { format });
-  const old = await readGeneration(system, `${path}.old`, format);
-  if (current.kind === "missing" && old.kind === "missing") return { store, state: undefined };
+  const stands: { readonly suffix: string; readonly used: string }[] = [
+    ...(format.copied ? [{ suffix: ".copy", used: "the copy is used" }] : []),
+    { suffix: ".old", used: "the previous generation is used" },
+  ];
+  let missing = current.kind === "missing";
+  let state: State | undefined;
+  let left = "no copy or previous generation can be read";
+  for (const { suffix, used } of stands) {
+    const stand = await readGeneration(system, `${path}${suffix}`, format);
+    missing &&= stand.kind === "missing";
+    if (stand.kind !== "good") continue;
+    [state, left] = [stand.state, used];
+    break;
+  }
+  if (missing) return { store, state: undefined };
 
   const wrong = current.kind === "bad" ? current.why : "the file is gone";
   const aside = current.kind === "bad" ? `; ${await setAside(system, path)}` : "";
-  const left = old.kind === "good" ? "the previous generation is used" : "no previous generation can be read";
   const damage = new Fault("storage", `Cannot read ${path}: ${wrong}${aside}; ${left}`);
-  return { store, state: old.kind === "good" ? old.state : undefined, damage };
+  return { store, state, damage };
 }
 
 type Generation<State> =
@@ -138,6 +155,8 @@ export class Store {
   readonly #format: StoreFormat<unknown>;
   /** What lies under `#path`, once we know that it is good. */
   #current: Uint8Array | undefined;
+  /** The same for the copy. */
+  #copy: Uint8Array | undefined;
   #render: (() => Json) | undefined;
   #dirty = false;
   #lastFault: Fault | undefined;
@@ -151,12 +170,17 @@ export class Store {
   constructor(
     system: Clock & Disk,
     path: string,
-    parts: { readonly format: StoreFormat<unknown>; readonly current?: Uint8Array },
+    parts: {
+      readonly format: StoreFormat<unknown>;
+      readonly current?: Uint8Array;
+      readonly copy?: Uint8Array;
+    },
   ) {
     this.#system = system;
     this.#path = path;
     this.#format = parts.format;
     this.#current = parts.current;
+    this.#copy = parts.copy;
   }
 
   /** Whether something is known that is not yet durable. */
@@ -229,15 +253,19 @@ export class Store {
 
   async #write(): Promise<void> {
     const content = encodeStore(this.#format.version, this.#render!());
-    if (!(this.#current && sameBytes(this.#current, content))) {
-      try {
+    try {
+      if (!(this.#current && sameBytes(this.#current, content))) {
         // Only a generation known to be good may take the place of the one before.
         const keep = this.#current && { keep: `${this.#path}.old` };
         await this.#system.replace(this.#path, content, { mode: 0o600, ...keep });
-      } catch (thrown) {
-        throw this.#failed(thrown);
+        this.#current = content;
       }
-      this.#current = content;
+      if (this.#format.copied && !(this.#copy && sameBytes(this.#copy, content))) {
+        await this.#system.replace(`${this.#path}.copy`, content, { mode: 0o600 });
+        this.#copy = content;
+      }
+    } catch (thrown) {
+      throw this.#failed(thrown);
     }
     // What was handed in meanwhile has its own write or timer.
     if (!this.#waiting && !this.#cancelLater) this.#dirty = false;

@@ -229,13 +229,44 @@ for (const [why, content] of damages) {
   });
 }
 
+test("a copied store loses nothing that was acknowledged to damage of one file", async () => {
+  const copied = { ...format, copied: true };
+  for (const damaged of ["", ".copy", ".old"]) {
+    const machine = new Machine();
+    const { store } = await openStore(machine, path, copied);
+    for (const count of [1, 2, 3]) await store.save(() => ({ count }));
+    machine.put(`${path}${damaged}`, "garbage");
+    const opened = await openStore(machine, path, copied);
+    assert.equal(opened.state, { count: 3 });
+    assert.is(opened.damage !== undefined, damaged === "");
+    await opened.store.save(() => ({ count: 4 }));
+    assert.is(machine.text(path), stored(4));
+    assert.is(machine.text(`${path}.copy`), stored(4));
+  }
+});
+
+test("a copied store is durable only with its copy, and writes neither without a change", async () => {
+  const copied = { ...format, copied: true };
+  const machine = new Machine();
+  const { store } = await openStore(machine, path, copied);
+  await store.save(() => ({ count: 1 }));
+  machine.disk = "read-only";
+  await (await openStore(machine, path, copied)).store.save(() => ({ count: 1 }));
+  machine.disk = "fine";
+  machine.put(`${path}.copy`, "garbage");
+  const opened = await openStore(machine, path, copied);
+  machine.disk = "read-only";
+  const fault = await opened.store.save(() => ({ count: 1 })).catch((thrown: Fault) => thrown);
+  assert.is((fault as Fault).code, "storage");
+});
+
 test("damage of both generations leaves no state, and is no reason to fail", async () => {
   const machine = new Machine();
   machine.put(`${path}.old`, "{");
   machine.put(path, "}");
   const { state, damage } = await openStore(machine, path, format);
   assert.is(state, undefined);
-  assert.match(damage!.message, "no previous generation can be read");
+  assert.match(damage!.message, "no copy or previous generation can be read");
 });
 
 test("a damaged file that cannot be moved never becomes the generation before", async () => {

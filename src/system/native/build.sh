@@ -22,5 +22,5 @@ trap 'rm -f "$temp"' EXIT
 # shellcheck disable=SC2086 # flags are words
 "${CC:-cc}" -std=c11 -shared -fPIC -O2 -fvisibility=hidden -fno-stack-protector -U_FORTIFY_SOURCE \
   -Wall -Wextra -Werror ${CFLAGS:-} ${NETIO_FLAGS:-} -I"$headers" \
-  -o "$temp" "$here/netio.c" "$here/segment.c" -nostdlib ${LDFLAGS:-} -lgcc
+  -o "$temp" "$here"/*.c -nostdlib ${LDFLAGS:-} -lgcc
 mv "$temp" "$out"

@@ -125,7 +125,7 @@ int64_t segment_split(struct segment *job, const char **wrong) {
   uint32_t length = (uint32_t)field[SEGMENT_LENGTH], share = (uint32_t)field[SEGMENT_SIZE];
   int32_t protocol = field[SEGMENT_PROTOCOL], ip = field[SEGMENT_IP];
   uint32_t frame_size = (uint32_t)job->frame_size;
-  if (frame_size > 0) memcpy(frame, job->frame, frame_size);
+  memcpy(frame, job->frame, frame_size);
   if ((*wrong = check_ip(frame, frame_size, ip)) != NULL) return 0;
   if (length > LENGTH_MOST) return *wrong = "Cannot split packet: longer than 65535 bytes", 0;
   memcpy(header, source, length < sizeof header ? length : sizeof header);
@@ -193,7 +193,7 @@ int64_t segment_join(struct segment *job, const char **wrong) {
   uint32_t frame_size = (uint32_t)job->frame_size, seed = (uint32_t)field[SEGMENT_SEED_IN];
   int32_t protocol = field[SEGMENT_PROTOCOL], ip = field[SEGMENT_IP];
   bool vnet = field[SEGMENT_VNET] != 0;
-  if (frame_size > 0) memcpy(frame, job->frame, frame_size);
+  memcpy(frame, job->frame, frame_size);
   if ((*wrong = check_ip(frame, frame_size, ip)) != NULL) return 0;
   if (vnet && ip < 10) return *wrong = "Cannot join packets: no room for the virtio_net_hdr", 0;
   if (field[SEGMENT_STRIP] < 0 || field[SEGMENT_STRIP] > FRAME_MOST || field[SEGMENT_MOST] < 1)
