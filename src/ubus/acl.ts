@@ -108,25 +108,19 @@ export class Acl {
   /** Whether somebody may use a right on a name. */
   allows(subject: Subject, right: Right, name: string): boolean {
     if (subject.uid === 0) return true;
-    return this.#some(name, (rule) => rule.right === right && concerns(rule, subject));
+    return this.#rules.matching(name).some((rule) => rule.right === right && concerns(rule, subject));
   }
 
-  /** Whether somebody may call a method of the object at a path. */
-  allowsCall(subject: Subject, path: string, method: string): boolean {
-    if (subject.uid === 0) return true;
-    return this.#some(path, (rule) => {
-      const named = rule.methods?.has(method) === true || rule.methods?.has("*") === true;
-      return named && concerns(rule, subject);
-    });
+  /** Which methods of the object at a path somebody may call. */
+  callsOf(subject: Subject, path: string): (method: string) => boolean {
+    if (subject.uid === 0) return () => true;
+    const rules = this.#rules.matching(path).filter((rule) => rule.methods && concerns(rule, subject));
+    return (method) => rules.some(({ methods }) => methods?.has(method) || methods?.has("*"));
   }
 
   /** The `acl` tables that files attach to the object at a path. */
   grantsFor(path: string): Grant[] {
     return this.#rules.matching(path).flatMap((rule) => rule.grant ?? []);
-  }
-
-  #some(name: string, test: (rule: Rule) => boolean): boolean {
-    return this.#rules.matching(name).some(test);
   }
 
   async #readFile(path: string): Promise<[string, Rule][]> {

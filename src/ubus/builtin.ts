@@ -92,10 +92,12 @@ export class Builtin {
     this.#sendEvent(`ubus.object.${kind}`, joined(fields));
   }
 
-  /** The objects that an event which a call sends would go to. */
-  listenersTo(frame: Frame): Iterable<BusObject<Connection>> {
+  /** The objects that an event which a call sends would go to; none if it may not be sent. */
+  listenersTo(client: Connection, frame: Frame): Iterable<BusObject<Connection>> {
     const event = frame.name(Attribute.Method) === "send" ? textIn(frame, "id") : undefined;
-    return event === undefined ? [] : this.#options.objects.listenersTo(event);
+    return event !== undefined && this.#maySend(client, event)
+      ? this.#options.objects.listenersTo(event)
+      : [];
   }
 
   #register(client: Connection, frame: Frame): number {
@@ -122,11 +124,13 @@ export class Builtin {
     const event = textIn(frame, "id");
     const table = fieldIn(frame, "data", BlobType.Table);
     if (event === undefined || !table) return Status.InvalidArgument;
-    if (event.startsWith("ubus.") || !this.#options.acl.allows(client, "send", event)) {
-      return Status.PermissionDenied;
-    }
+    if (!this.#maySend(client, event)) return Status.PermissionDenied;
     this.#sendEvent(event, frame.bytes.subarray(table.start, table.end), client);
     return Status.Ok;
+  }
+
+  #maySend(client: Connection, event: string): boolean {
+    return !event.startsWith("ubus.") && this.#options.acl.allows(client, "send", event);
   }
 
   #sendEvent(event: string, fields: Uint8Array, sender?: Connection): void {

@@ -97,7 +97,11 @@ export interface BusCounters {
 
 export interface Bus {
   counters(): BusCounters;
-  /** Reads accounts and access rules again and tells listeners. Overlapping calls are done one by one. */
+  /**
+   * Reads accounts and access rules again and tells listeners. Overlapping calls are done one by one.
+   *
+   * @throws Fault "storage" or "denied" if they cannot be read; then the old rules stay in force.
+   */
   reloadAcl(): Promise<void>;
   /** Closes the socket and every connection. */
   close(): Promise<void>;
@@ -153,6 +157,8 @@ class Hub implements Bus {
   readonly #dropped = new Map<string, number>();
   readonly #loggedAt = new Map<CloseReason, number>();
   #listener: Listener | undefined;
+  /** Whose request is being worked on. */
+  #sender: Connection | undefined;
   #settling = false;
   #messages = 0;
   #waits = 0;
@@ -203,13 +209,14 @@ class Hub implements Bus {
   }
 
   reloadAcl(): Promise<void> {
-    this.#reloading = this.#reloading.then(async () => {
-      await this.#accounts.load().catch((thrown) => this.#system.log("error", String(thrown)));
+    const reloaded = this.#reloading.then(async () => {
+      await this.#accounts.load();
       await this.#acl.load();
       this.#router.announceAcl();
       this.#settle();
     });
-    return this.#reloading;
+    this.#reloading = reloaded.catch(() => {});
+    return reloaded;
   }
 
   async close(): Promise<void> {
@@ -280,28 +287,38 @@ class Hub implements Bus {
       if (!(thrown instanceof SyntaxError)) throw thrown;
       this.#expel(client, "malformed");
     }
-    this.#settle();
     this.#account(client);
+    this.#settle();
   }
 
   /** Does what a message asks. @returns false if it has to wait. */
   #take(client: Connection, frame: Frame): boolean {
     if (client.gone || client.waitsFor) return false;
-    if (frame.type !== MessageType.Status && frame.type !== MessageType.Data) {
-      // Whoever has asked for more than it reads waits for itself.
-      const busy = client.lookup || client.full ? client : this.#router.fullReceiverOf(client, frame);
-      if (busy) {
-        this.#wait(client, busy);
-        return false;
-      }
+    const isAnswer = frame.type === MessageType.Status || frame.type === MessageType.Data;
+    const busy = isAnswer ? undefined : this.#busyFor(client, frame);
+    if (busy) {
+      this.#wait(client, busy);
+      return false;
     }
     this.#messages++;
     if (this.#monitors.any) {
       this.#monitors.see(client, frame.bytes.subarray(frame.start, frame.end), false);
     }
+    this.#sender = isAnswer ? undefined : client;
     const status = this.#router.handle(client, frame);
+    this.#sender = undefined;
     if (status !== undefined) this.#send(client, statusMessage(frame, status));
     return true;
+  }
+
+  /** Whose full queue a request has to wait for. */
+  #busyFor(client: Connection, frame: Frame): Connection | undefined {
+    // Whoever has asked for more than it reads waits for itself.
+    if (client.lookup || client.full) return client;
+    const { filled } = client;
+    client.filled = undefined;
+    if (filled && !filled.gone && filled.full) return filled;
+    return this.#router.fullReceiverOf(client, frame);
   }
 
   #wait(client: Connection, busy: Connection): void {
@@ -327,8 +344,8 @@ class Hub implements Bus {
     client.deadline = undefined;
     this.#router.continueLookup(client);
     this.#goOn(client);
-    this.#settle();
     this.#account(client);
+    this.#settle();
   }
 
   #goOn(busy: Connection): void {
@@ -346,11 +363,17 @@ class Hub implements Bus {
     if (to.gone) return;
     if (this.#monitors.any) this.#monitors.see(to, bytes, true);
     this.#put(to, bytes);
+    const sender = this.#sender;
+    if (sender && sender !== to && to.full) sender.filled = to;
   }
 
   #put(to: Connection, bytes: Uint8Array): void {
+    if (to.gone) return;
     if (!to.dirty) this.#dirty.push(to);
     to.put(bytes);
+    // One message may become a thousand: they count at once.
+    if (to.pendingBytes > this.#limits.queueBytes) this.#expel(to, "queue full");
+    else if (bytes.length > this.#limits.highBytes) this.#account(to);
   }
 
   /** Closes a connection for a reason. */
@@ -402,8 +425,7 @@ class Hub implements Bus {
         for (const client of dirty) {
           if (client.gone) continue;
           client.flush();
-          if (client.stream.queuedBytes > this.#limits.queueBytes) this.#expel(client, "queue full");
-          else if (client.stream.queuedBytes > 0 || client.countedBytes > 0) this.#account(client);
+          if (client.pendingBytes > 0 || client.countedBytes > 0) this.#account(client);
         }
         const doomed = this.#doomed.shift();
         if (doomed) this.#dismantle(doomed);
@@ -413,10 +435,10 @@ class Hub implements Bus {
     }
   }
 
-  /** Counts the memory that a client makes us hold. */
+  /** Counts the memory that a client makes us hold; settling is left to the caller. */
   #account(client: Connection): void {
     if (client.gone) return;
-    const bytes = client.stream.queuedBytes + client.reader.heldBytes;
+    const bytes = client.pendingBytes + client.reader.heldBytes;
     this.#heldBytes += bytes - client.countedBytes;
     client.countedBytes = bytes;
     while (this.#heldBytes > this.#limits.totalBytes) {
@@ -424,7 +446,6 @@ class Hub implements Bus {
       for (const other of this.#connections) if (other.countedBytes > most.countedBytes) most = other;
       this.#expel(most, "memory");
     }
-    this.#settle();
   }
 
   #count(reason: CloseReason): void {

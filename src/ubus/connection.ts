@@ -51,6 +51,8 @@ export class Connection implements Subject {
   /** Messages told to it as a monitor. */
   sightings = 0;
   lookup: Lookup | undefined;
+  /** Whose queue was full after the last request; the next one waits for it. */
+  filled: Connection | undefined;
   /** Whose queue its next message waits for. */
   waitsFor: Connection | undefined;
   readonly waiters: Connection[] = [];
@@ -86,9 +88,14 @@ export class Connection implements Subject {
     return this.#pieceBytes > 0;
   }
 
-  /** Whether more waits for it than it should let pile up. */
+  /** Bytes collected, and written but not taken by the kernel. */
+  get pendingBytes(): number {
+    return this.#pieceBytes + this.stream.queuedBytes;
+  }
+
+  /** Whether the kernel leaves more waiting than it should; what was collected is written to find out. */
   get full(): boolean {
-    if (this.#pieceBytes + this.stream.queuedBytes <= this.#highBytes) return false;
+    if (this.pendingBytes <= this.#highBytes) return false;
     this.flush();
     return this.stream.queuedBytes > this.#highBytes;
   }

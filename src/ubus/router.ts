@@ -95,7 +95,7 @@ export class Router {
     }
   }
 
-  /** Somebody else's full queue that a message would go to. */
+  /** Somebody else's full queue that a message would go to. Who may not send it gets its answer at once. */
   fullReceiverOf(client: Client, frame: Frame): Client | undefined {
     const { objects } = this.#options;
     if (frame.type !== MessageType.Invoke && frame.type !== MessageType.Notify) return undefined;
@@ -103,8 +103,11 @@ export class Router {
     if (id === undefined) return undefined;
     const object = objects.get(id);
     if (frame.type === MessageType.Invoke) {
-      if (object) return object.owner.full ? object.owner : undefined;
-      return id === SystemObject.Event ? fullOwner(this.#builtin.listenersTo(frame), client) : undefined;
+      if (object) {
+        return object.owner.full && this.#mayCall(client, frame, object) ? object.owner : undefined;
+      }
+      if (id !== SystemObject.Event) return undefined;
+      return fullOwner(this.#builtin.listenersTo(client, frame), client);
     }
     if (object?.owner !== client) return undefined;
     return fullOwner(
@@ -142,15 +145,12 @@ export class Router {
   }
 
   #invoke(client: Client, frame: Frame): number | undefined {
-    const { acl, objects, send } = this.#options;
+    const { objects, send } = this.#options;
     const id = frame.u32(Attribute.ObjectId);
     if (id === undefined || !frame.hasName(Attribute.Method)) return Status.InvalidArgument;
     const object = objects.get(id);
     if (!object) return this.#builtin.invoke(client, frame, id);
-    if (client.uid !== 0 && object.path !== undefined) {
-      const method = frame.name(Attribute.Method)!;
-      if (!acl.allowsCall(client, object.path, method)) return Status.PermissionDenied;
-    }
+    if (!this.#mayCall(client, frame, object)) return Status.PermissionDenied;
     if (this.#tooLong(client, frame)) return Status.NoMemory;
     send(
       object.owner,
@@ -229,7 +229,8 @@ export class Router {
     const { id, path, type } = object;
     if (!type || path === undefined) return;
     const all = client.uid === 0;
-    const methods = all ? [] : type.methods.filter((method) => acl.allowsCall(client, path, method.name));
+    const mayCall = acl.callsOf(client, path);
+    const methods = all ? [] : type.methods.filter((method) => mayCall(method.name));
     if (!all && methods.length === 0 && type.methods.length > 0) return;
     const signature = all ? type.signature : joined(methods.map((method) => method.bytes));
     send(
@@ -375,6 +376,11 @@ export class Router {
         encodeU8(Attribute.Active, object.subscribers.length > 0 ? 1 : 0),
       ]),
     );
+  }
+
+  #mayCall(client: Client, frame: Frame, { path }: Item): boolean {
+    if (client.uid === 0 || path === undefined) return true;
+    return this.#options.acl.callsOf(client, path)(frame.name(Attribute.Method) ?? "");
   }
 
   /** Whether a message would pass the limit with what the bus adds, and throw a receiver out of step. */

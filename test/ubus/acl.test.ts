@@ -36,8 +36,8 @@ test("Acl allows root everything and others nothing without a rule", async () =>
     assert.is(acl.allows(root, right, "x"), true);
     assert.is(acl.allows(ann, right, "x"), false);
   }
-  assert.is(acl.allowsCall(root, "x", "y"), true);
-  assert.is(acl.allowsCall(ann, "x", "y"), false);
+  assert.is(acl.callsOf(root, "x")("y"), true);
+  assert.is(acl.callsOf(ann, "x")("y"), false);
 });
 
 test("Acl grants each right for the names that a rule covers, and no other", async () => {
@@ -70,11 +70,11 @@ test("Acl grants each right for the names that a rule covers, and no other", asy
     assert.is(acl.allows(ann, right as "send", name), allowed, `${right} ${name}`);
     assert.is(acl.allows(nobody, right as "send", name), false);
   }
-  assert.is(acl.allowsCall(ann, "system", "board"), true);
-  assert.is(acl.allowsCall(ann, "system", "reboot"), false);
-  assert.is(acl.allowsCall(ann, "net.dev", "anything"), true);
-  assert.is(acl.allowsCall(ann, "net", "anything"), false);
-  assert.is(acl.allowsCall(ann, "none", "x"), false);
+  assert.is(acl.callsOf(ann, "system")("board"), true);
+  assert.is(acl.callsOf(ann, "system")("reboot"), false);
+  assert.is(acl.callsOf(ann, "net.dev")("anything"), true);
+  assert.is(acl.callsOf(ann, "net")("anything"), false);
+  assert.is(acl.callsOf(ann, "none")("x"), false);
 });
 
 test("Acl lets a group in by the first group and by supplementary ones", async () => {
