@@ -43,13 +43,13 @@ export interface Connection extends Tuple {
   /** IP protocol number. */
   readonly protocol: number;
   /** Of the packet that opened it; ICMP and ICMPv6 only. */
-  readonly icmpType?: number;
-  readonly icmpCode?: number;
+  readonly icmpType?: number | undefined;
+  readonly icmpCode?: number | undefined;
   readonly reply: Tuple;
   /** IPS_… bits, see `connectionStatus`. */
   readonly status: number;
   /** Milliseconds since 1970; only where nf_conntrack_timestamp is on. */
-  readonly startedAt?: number;
+  readonly startedAt?: number | undefined;
 }
 
 /** Bits of `Connection.status`. */
@@ -129,51 +129,46 @@ export class ConnectionReader {
 
   /** The connection in full, or undefined if its tuples are malformed. */
   decode(): Connection | undefined {
-    const top = this.#top;
-    const [ip, protocol] = [this.#ip, this.#protocol];
-    const family = this.#family;
-    const [source, destination] =
-      family === 4
-        ? [ipAttribute.source4, ipAttribute.destination4]
-        : [ipAttribute.source6, ipAttribute.destination6];
-    if (!this.#readTuple(attribute.original, ip)) return undefined;
-    const from = ip.address(source);
-    const to = ip.address(destination);
-    const number = protocol.byte(protocolAttribute.number);
-    if (from === undefined || to === undefined || number === undefined) return undefined;
-    if (ip.size(source) !== (family === 4 ? 4 : 16) || ip.size(destination) !== ip.size(source))
-      return undefined;
-    const [sourcePort, destinationPort] = [
-      this.#port(protocolAttribute.sourcePort),
-      this.#port(protocolAttribute.destinationPort),
-    ];
-    const offset = family === 4 ? 0 : icmp6Offset;
-    const icmpType = protocol.byte(protocolAttribute.icmpType + offset);
-    const icmpCode = protocol.byte(protocolAttribute.icmpCode + offset);
+    const [top, ip, answer, protocol] = [this.#top, this.#ip, this.#answer, this.#protocol];
+    const v4 = this.#family === 4;
+    const sourceType = v4 ? ipAttribute.source4 : ipAttribute.source6;
+    const destinationType = v4 ? ipAttribute.destination4 : ipAttribute.destination6;
+    const isAddress = (level: Attributes, type: number) => level.size(type) === (v4 ? 4 : 16);
 
-    // Mostly there is no translation and the reply is the mirror image: the same texts serve again.
-    const answer = this.#answer;
-    if (!this.#readTuple(attribute.reply, answer)) return undefined;
-    const answerFrom = answer.same(source, ip, destination) ? to : answer.address(source);
-    const answerTo = answer.same(destination, ip, source) ? from : answer.address(destination);
-    if (answerFrom === undefined || answerTo === undefined) return undefined;
-    if (answer.size(source) !== ip.size(source) || answer.size(destination) !== ip.size(source))
+    if (!this.#readTuple(attribute.original, ip)) return undefined;
+    const number = protocol.byte(protocolAttribute.number);
+    if (number === undefined || !isAddress(ip, sourceType) || !isAddress(ip, destinationType))
       return undefined;
-    const startedAt = this.#startedAt();
+    const source = ip.address(sourceType)!;
+    const destination = ip.address(destinationType)!;
+    const sourcePort = this.#port(protocolAttribute.sourcePort);
+    const destinationPort = this.#port(protocolAttribute.destinationPort);
+    const icmpType = protocol.byte(protocolAttribute.icmpType + (v4 ? 0 : icmp6Offset));
+    const icmpCode = protocol.byte(protocolAttribute.icmpCode + (v4 ? 0 : icmp6Offset));
+
+    if (!this.#readTuple(attribute.reply, answer)) return undefined;
+    if (!isAddress(answer, sourceType) || !isAddress(answer, destinationType)) return undefined;
+    // Mostly there is no translation and the reply is the mirror image: the same texts serve again.
+    const reply = {
+      source: answer.same(sourceType, ip, destinationType) ? destination : answer.address(sourceType)!,
+      destination: answer.same(destinationType, ip, sourceType) ? source : answer.address(destinationType)!,
+      sourcePort: this.#port(protocolAttribute.sourcePort),
+      destinationPort: this.#port(protocolAttribute.destinationPort),
+    };
     return {
       id: top.number32(attribute.id, network) ?? 0,
       zone: top.number16(attribute.zone, network) ?? 0,
-      ...{ family, protocol: number },
-      ...{ source: from, destination: to, sourcePort, destinationPort },
-      ...(icmpType === undefined ? {} : { icmpType }),
-      ...(icmpCode === undefined ? {} : { icmpCode }),
-      reply: {
-        ...{ source: answerFrom, destination: answerTo },
-        sourcePort: this.#port(protocolAttribute.sourcePort),
-        destinationPort: this.#port(protocolAttribute.destinationPort),
-      },
+      family: this.#family,
+      protocol: number,
+      source,
+      destination,
+      sourcePort,
+      destinationPort,
+      icmpType,
+      icmpCode,
+      reply,
       status: this.status,
-      ...(startedAt === undefined ? {} : { startedAt }),
+      startedAt: this.#startedAt(),
     };
   }
 

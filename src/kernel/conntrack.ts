@@ -14,7 +14,7 @@
  * tells of the end only for connections that opened while somebody listened, and not of all if we are slow: one
  * that is missing from two readings in a row has ended, and what it moved after the last reading is not known.
  *
- * Reading takes time that grows with the table, about 3 ms in us for each thousand connections: the next reading
+ * Reading takes about 3 ms for each thousand connections, half of it in the kernel: the next reading
  * waits until at least nine times as long as the last one took, so a huge table is read less often.
  */
 
@@ -51,7 +51,7 @@ export interface Delta extends Connection {
 export interface ConntrackOptions {
   /** From one reading of the table to the next. */
   readonly periodMs: number;
-  /** Connections kept, about half a kilobyte each; default 65,536. Those beyond are counted when they end. */
+  /** Connections kept, somewhat under a kilobyte each; default 65,536. Those beyond are counted when they end. */
   readonly maxConnections?: number;
   /** Receive buffer for events; the default of `Sockets.netlink` if absent. */
   readonly receiveBytes?: number;
@@ -127,6 +127,7 @@ export class ConntrackWatch {
   readonly #options: ConntrackOptions;
   readonly #known = new Map<number, Known>();
   readonly #reader = new ConnectionReader();
+  /** What the delta made next has passed, in the order of `counterWords`. */
   readonly #passed = [0, 0, 0, 0];
   readonly #rounds: Rounds;
   #deltas: Delta[] = [];
@@ -301,8 +302,8 @@ export class ConntrackWatch {
 
   #vanish(known: Known): void {
     this.counters.vanished++;
-    const nothing = { bytesOut: 0, packetsOut: 0, bytesIn: 0, packetsIn: 0 };
-    this.#push({ ...known.connection, ...nothing, new: false, ended: true });
+    this.#passed.fill(0);
+    this.#push(known.connection, { status: known.connection.status, new: false, ended: true });
   }
 
   #readMessage(from: Message): boolean {
@@ -346,20 +347,35 @@ export class ConntrackWatch {
 
   /** Tells what passed up to the message that the reader looks at. */
   #tell(known: Known, state: { new: boolean; ended: boolean }): void {
-    const passed = this.#passed;
-    passed.fill(0);
-    if (this.#reader.counted) advance(known.counters, this.#reader.counters, passed);
-    const [packetsOut, bytesOut, packetsIn, bytesIn] = passed as [number, number, number, number];
-    const { connection } = known;
-    this.#push({
-      ...connection,
-      ...{ status: this.#reader.status, bytesOut, packetsOut, bytesIn, packetsIn },
-      ...state,
-    });
+    this.#passed.fill(0);
+    if (this.#reader.counted) advance(known.counters, this.#reader.counters, this.#passed);
+    this.#push(known.connection, { status: this.#reader.status, ...state });
   }
 
-  #push(delta: Delta): void {
-    this.#deltas.push(delta);
+  #push(connection: Connection, state: { status: number; new: boolean; ended: boolean }): void {
+    const passed = this.#passed;
+    // Written out, because there may be tens of thousands at once.
+    this.#deltas.push({
+      id: connection.id,
+      zone: connection.zone,
+      family: connection.family,
+      protocol: connection.protocol,
+      source: connection.source,
+      destination: connection.destination,
+      sourcePort: connection.sourcePort,
+      destinationPort: connection.destinationPort,
+      icmpType: connection.icmpType,
+      icmpCode: connection.icmpCode,
+      reply: connection.reply,
+      status: state.status,
+      startedAt: connection.startedAt,
+      packetsOut: passed[0]!,
+      bytesOut: passed[1]!,
+      packetsIn: passed[2]!,
+      bytesIn: passed[3]!,
+      new: state.new,
+      ended: state.ended,
+    });
     if (this.#deltas.length >= batch) this.#flush();
   }
 

@@ -52,6 +52,8 @@ export interface XtOptions {
 export const entrances = { FORWARD: "fwd", INPUT: "in", OUTPUT: "out" } as const;
 export type Entrance = keyof typeof entrances;
 
+/** Router and neighbour solicitation and advertisement. */
+const discovery = [133, 134, 135, 136];
 /** Keepers or groups that a chain holds at most, two bits of an id at a time. */
 const fan = 4;
 /** Levels of the tree, so that names keep to 28 characters; beyond that a chain holds as many as it must. */
@@ -99,8 +101,7 @@ class Drawing {
     for (const entrance of Object.values(entrances)) this.#chain(entrance).push(...this.#tap(entrance));
     if (!dispatch.blocks) return;
     const out = this.#chain("out");
-    for (const entrance of ["fwd", "in"])
-      this.#add(this.#chain(entrance), `-j ${this.#name()}`, "all");
+    for (const entrance of ["fwd", "in"]) this.#add(this.#chain(entrance), `-j ${this.#name()}`, "all");
     const main = this.#chain();
     for (const mac of dispatch.exempt.macs)
       this.#addLan(main, `-m mac --mac-source ${show(mac)} -j RETURN`, "exempt");
@@ -111,6 +112,14 @@ class Drawing {
     }
     this.#pairs(dispatch, main, out);
     const end = this.#chain("end");
+    // Finding a neighbour's MAC is no traffic between nodes: without it a barred node would not reach an exempt one.
+    for (const type of this.#family === 6 ? discovery : []) {
+      this.#add(
+        end,
+        `-p ipv6-icmp -m icmp6 --icmpv6-type ${type} -m hl --hl-eq 255 -j RETURN`,
+        "neighbour discovery",
+      );
+    }
     for (const match of this.#either("exempt", dispatch.exempt[this.#family])) {
       this.#add(end, `${match} -j RETURN`, "exempt");
     }

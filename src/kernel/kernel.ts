@@ -115,6 +115,7 @@ export class Kernel {
   readonly #owned = new Map<Owner, Owned>();
   readonly #rounds: Rounds;
   readonly #unwatch: Cancel;
+  #closed = false;
 
   /** Use `openKernel`. */
   constructor(system: System, parts: KernelParts) {
@@ -149,24 +150,20 @@ export class Kernel {
    * Compares the kernel with the plans in force and repairs it, and writes boot texts that the disk refused before.
    *
    * @returns what was repaired, a few words each; empty if all was well.
+   * @throws Fault "kernel" or "storage" if something could not be put right; the next round tries again.
    */
   async verify(): Promise<string[]> {
     const repaired: string[] = [];
+    const faults: unknown[] = [];
     for (const [owner, owned] of this.#owned) {
-      await owned.lane.between(async () => {
-        const { job } = owned;
-        if (!job) return;
-        const found = await this.#enforcer.verify(owner, job.order);
-        if (found.length > 0) {
-          this.counters.repaired++;
-          const words =
-            found.slice(0, 5).join(", ") + (found.length > 5 ? ` and ${found.length - 5} more` : "");
-          this.#system.log("warning", `Rules of ${owner} were changed by somebody else; repaired: ${words}`);
-          repaired.push(...found.map((each) => `${owner}: ${each}`));
-        }
-        if (!owned.saved) await this.#save(owner, job.order);
-      });
+      try {
+        repaired.push(...(await owned.lane.between(() => this.#verifyOwner(owner, owned))));
+      } catch (thrown) {
+        // The other owners' rules are looked after all the same.
+        faults.push(thrown);
+      }
     }
+    if (faults.length > 0) throw faults[0];
     return repaired;
   }
 
@@ -187,8 +184,9 @@ export class Kernel {
     return [...texts].map(([name, text]) => `# ${name}\n${text}`).join("\n");
   }
 
-  /** Ends watching. Rules stay in force. */
+  /** Ends watching and repairing. Rules stay in force. */
   close(): void {
+    this.#closed = true;
     this.#unwatch();
     this.#rounds.close();
   }
@@ -203,6 +201,18 @@ export class Kernel {
     };
     this.#owned.set(owner, owned);
     return owned;
+  }
+
+  async #verifyOwner(owner: Owner, { job, saved }: Owned): Promise<string[]> {
+    if (!job || this.#closed) return [];
+    const found = await this.#enforcer.verify(owner, job.order);
+    if (found.length > 0) {
+      this.counters.repaired++;
+      const words = found.slice(0, 5).join(", ") + (found.length > 5 ? ` and ${found.length - 5} more` : "");
+      this.#system.log("warning", `Rules of ${owner} were changed by somebody else; repaired: ${words}`);
+    }
+    if (!saved) await this.#save(owner, job.order);
+    return found.map((each) => `${owner}: ${each}`);
   }
 
   async #enforce(owner: Owner, job: Job): Promise<void> {

@@ -57,6 +57,7 @@ export interface NftOptions {
 const types = { 4: "ipv4_addr", 6: "ipv6_addr" } as const;
 const protocols = { 4: "ip", 6: "ip6" } as const;
 const families = [4, 6] as const;
+const discovery = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
 
 /** The table of a plan, or undefined if it has nothing to say. */
 export function nftTable(family: TableFamily, dispatch: Dispatch, options: NftOptions): NftTable | undefined {
@@ -172,9 +173,17 @@ function firstRules(sets: Map<string, NftSet>, dispatch: Dispatch, { family, lan
   return rules;
 }
 
-/** What every packet passes that is to be dropped. In another table's chain it may still meet another fate. */
+/**
+ * What every packet passes that is to be dropped. What it accepts may still meet another fate in another table.
+ *
+ * Finding a neighbour's MAC is no traffic between nodes: without it a barred node would not reach an exempt one, and
+ * in IPv4 inet hooks don't see it either. The hop limit is that of packets which have not been forwarded.
+ */
 function lastRules(sets: Map<string, NftSet>, exempt: Names, { family, lan }: Place): NftRule[] {
-  const rules: NftRule[] = [];
+  const rules = [
+    rule(`icmpv6 type { ${discovery.join(", ")} } ip6 hoplimit 255 accept`, "neighbour discovery"),
+  ];
+  if (family === "bridge") rules.push(rule("ether type arp accept", "neighbour discovery"));
   for (const version of families) {
     if (exempt[version].size === 0) continue;
     sets.set(`exempt${version}`, setOf(types[version], exempt[version]));

@@ -26,7 +26,7 @@ export interface Plan {
   readonly pairs: readonly (readonly [number, number])[];
   /** No packet passes from or to these: SPIN's block list. */
   readonly barred: readonly number[];
-  /** Packets from or to these pass whatever else says: SPIN's allow list. */
+  /** Packets from or to these pass whatever else this plan says: SPIN's allow list. */
   readonly exempt: readonly number[];
   /** Copies DNS over UDP to this NFLOG group, and keeps conntrack working for both families. */
   readonly tap?: { readonly group: number };

@@ -5,7 +5,7 @@
 
 import { join } from "node:path";
 import type { End } from "../../src/kernel/plan.ts";
-import { Daemon, must } from "../lab/children.ts";
+import { Daemon, eventually, must } from "../lab/children.ts";
 import { bundleProgram } from "../lab/network.ts";
 import { Stream, type StreamKind } from "../lab/streams.ts";
 import { end } from "./plans.ts";
@@ -22,6 +22,7 @@ export class Street {
   readonly #peer: string;
   readonly #heard: Map<string, number>;
   readonly #streams: Stream[] = [];
+  #count = 0;
 
   private constructor(server: Daemon, peer: string, heard: Map<string, number>) {
     this.#server = server;
@@ -93,13 +94,18 @@ export class Street {
       },
     });
     await server.start();
+    for (const host of ["laptop", "camera"]) {
+      for (const to of [...addresses, ...laptop.addresses, ...camera.addresses]) {
+        await eventually(`an answer to ${host} from ${to}`, () => answers(host, to));
+      }
+    }
     return new Street(server, peer, heard);
   }
 
   /** Starts traffic to a server and waits until it flows, unless it is not to. */
   async stream(kind: StreamKind, from: string, to: string, flows = true): Promise<Stream> {
     const stream = new Stream(
-      { kind, from, to, id: `s${this.#streams.length}`, peer: [process.execPath, this.#peer] },
+      { kind, from, to, id: `s${this.#count++}`, peer: [process.execPath, this.#peer] },
       enter,
       (id) => this.#heard.get(id) ?? 0,
     );
@@ -123,10 +129,23 @@ export function sh(line: string, input?: readonly string[]): Promise<string> {
   return must(line.split(" "), input ? { input: `${input.join("\n")}\n` } : {});
 }
 
-/** Whether a single echo comes back: for what is to go through at once. */
-export async function answers(host: string, to: string, from?: string): Promise<boolean> {
-  const argv = ["ping", "-n", "-q", "-c", "1", "-W", "1", ...(from ? ["-I", from] : []), to];
-  return must(enter(host, argv)).then(
+/** Whether an echo comes back: for what is to go through. */
+export function answers(host: string, to: string, from?: string): Promise<boolean> {
+  return ping(host, to, { from, waitSeconds: 2 });
+}
+
+/** Whether no echo comes back, within far more time than one takes here: for what is to be stopped. */
+export async function silent(host: string, to: string, from?: string): Promise<boolean> {
+  return !(await ping(host, to, { from, waitSeconds: 0.25 }));
+}
+
+function ping(
+  host: string,
+  to: string,
+  { from, waitSeconds }: { from: string | undefined; waitSeconds: number },
+): Promise<boolean> {
+  const source = from === undefined ? [] : ["-I", from];
+  return must(enter(host, ["ping", "-n", "-q", "-c", "1", "-W", String(waitSeconds), ...source, to])).then(
     () => true,
     () => false,
   );

@@ -7,9 +7,9 @@
 import { execFileSync, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { host } from "../../src/kernel/attribute.ts";
+import { type AttributeList, concat, encodeAttributes, host, network } from "../../src/kernel/attribute.ts";
 import { eachMessage, encodeMessage, type Message } from "../../src/kernel/netlink.ts";
-import type { Fault } from "../../src/lib/fault.ts";
+import { Fault } from "../../src/lib/fault.ts";
 import { openLinux } from "../../src/system/linux.ts";
 import type { DatagramHandlers, DatagramSocket, NetlinkOptions, System } from "../../src/system/system.ts";
 
@@ -220,4 +220,71 @@ export function toUs(
   const bytes = encodeMessage({ type, flags, sequence, payload });
   bytes.set(host.bytes32(to), 12);
   return bytes;
+}
+
+/** The Fault that a promise fails with. */
+export async function faultOf(promise: Promise<unknown>): Promise<Fault> {
+  try {
+    await promise;
+  } catch (thrown) {
+    if (thrown instanceof Fault) return thrown;
+    throw thrown;
+  }
+  throw new Error("nothing was thrown");
+}
+
+const bytes = (...values: number[]) => Uint8Array.from(values);
+const long = (value: bigint) =>
+  concat([network.bytes32(Number(value >> 32n)), network.bytes32(Number(value & 0xffffffffn))]);
+
+export interface MadeUpConnection {
+  id?: number;
+  sourcePort?: number;
+  counters?: readonly [packetsOut: bigint, bytesOut: bigint, packetsIn: bigint, bytesIn: bigint];
+}
+
+/** A UDP connection 10.0.0.1:port → 10.0.0.2:53. */
+export function connectionPayload({ id = 7, sourcePort = 1_000, counters }: MadeUpConnection): Uint8Array {
+  const tuple = (from: number, to: number, ports: [number, number]): AttributeList => [
+    [
+      1,
+      [
+        [1, bytes(10, 0, 0, from)],
+        [2, bytes(10, 0, 0, to)],
+      ],
+    ],
+    [
+      2,
+      [
+        [1, bytes(17)],
+        [2, network.bytes16(ports[0])],
+        [3, network.bytes16(ports[1])],
+      ],
+    ],
+  ];
+  const list: AttributeList = [
+    [1, tuple(1, 2, [sourcePort, 53])],
+    [2, tuple(2, 1, [53, sourcePort])],
+    [3, network.bytes32(0x18a)],
+    ...(counters
+      ? ([
+          [
+            9,
+            [
+              [1, long(counters[0])],
+              [2, long(counters[1])],
+            ],
+          ],
+          [
+            10,
+            [
+              [1, long(counters[2])],
+              [2, long(counters[3])],
+            ],
+          ],
+        ] as AttributeList)
+      : []),
+    [12, network.bytes32(id)],
+  ];
+  return concat([bytes(2, 0, 0, 0), encodeAttributes(list)]);
 }

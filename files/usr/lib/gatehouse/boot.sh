@@ -15,17 +15,19 @@ for file in "$state"/*.ipset; do
 	ipset restore -exist <"$file" || status=1
 done
 
-# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out.
+# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out. All is asked before
+# the restore begins, for that locks the tables.
 for tool in iptables ip6tables; do
 	for file in "$state"/*."$tool"; do
 		[ -f "$file" ] || continue
-		while read -r line; do
+		text=$(while read -r line; do
 			case $line in
 			# shellcheck disable=SC2086
-			"-I "*) $tool -C ${line#-I } 2>/dev/null && continue ;;
+			"-I "*) $tool -w -C ${line#-I } </dev/null 2>/dev/null && continue ;;
 			esac
 			printf '%s\n' "$line"
-		done <"$file" | $tool-restore --noflush --wait=10 || status=1
+		done <"$file")
+		printf '%s\n' "$text" | $tool-restore --noflush --wait=10 || status=1
 	done
 done
 
