@@ -126,6 +126,11 @@ export class Identity {
     for (const [mac, proof] of this.#carriers) if (proof === address) this.#carriers.delete(mac);
   }
 
+  /** A node was merged into another, and its leases with it. */
+  merge(old: number, into: number): void {
+    for (const lease of this.#leases.values()) if (lease.holder === old) lease.holder = into;
+  }
+
   /** Replaces the static names. */
   setHosts(hosts: readonly StaticHost[]): void {
     this.#hostsByMac = new Map();

@@ -39,6 +39,20 @@ export interface Neighbour {
   readonly router?: boolean;
 }
 
+/** An address of the router itself on one of its interfaces, there or no longer. */
+export interface OwnAddress {
+  readonly address: Address;
+  readonly interface: string;
+  readonly present: boolean;
+}
+
+/** A prefix that is on-link on one side, or no longer. */
+export interface OnLink {
+  readonly prefix: Prefix;
+  readonly side: Side;
+  readonly present: boolean;
+}
+
 /** Changes of MAC within this time of each other are a contest … */
 const CONTEST_MS = 60_000;
 /** … that the address doesn't follow past this many. */
@@ -129,7 +143,7 @@ export class Lan {
     this.#refreshGateways();
   }
 
-  ownAddress(change: { address: Address; interface: string; present: boolean }): void {
+  ownAddress(change: OwnAddress): void {
     const { address } = change;
     if (!isNodeAddress(address)) return;
     const interfaces = this.#own.get(address) ?? new Set();
@@ -146,7 +160,7 @@ export class Lan {
     if (router) this.#settle(router, address, "own");
   }
 
-  prefix(change: { prefix: Prefix; side: Side; present: boolean }): void {
+  prefix(change: OnLink): void {
     if (!change.present) {
       this.#prefixes.delete(change.prefix);
       return;
@@ -204,10 +218,14 @@ export class Lan {
     return node;
   }
 
-  /** Takes addresses from devices that have not used them for long. */
+  /** Takes addresses from devices that have not used them for long, and from the router if it had them once. */
   tick(): void {
     const before = this.#roster.now - this.#roster.limits.addressMs;
     for (const node of this.#roster.all()) {
+      if (node.kind === "router" && this.#own.size > 0) {
+        for (const address of node.addresses.keys())
+          if (!this.isOwn(address)) this.#roster.release(node, address);
+      }
       if (node.kind !== "device") continue;
       for (const [address, holding] of node.addresses) {
         if (holding.live || holding.seenAt > before || this.identity.hasLease(address)) continue;

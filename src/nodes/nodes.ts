@@ -19,7 +19,7 @@ import type { Json, JsonObject } from "../lib/json.ts";
 import type { NodeInfo } from "../lib/spin.ts";
 import { type AnswerOutcome, type DnsAnswer, type DnsQuery, Far } from "./far.ts";
 import type { Lease, StaticHost } from "./identity.ts";
-import { Lan, type Neighbour } from "./lan.ts";
+import { Lan, type Neighbour, type OnLink, type OwnAddress } from "./lan.ts";
 import {
   addTraffic,
   defaultLimits,
@@ -37,7 +37,7 @@ import { detailOf, endOf, type Flags, infoOf, summaryOf } from "./view.ts";
 
 export type { AnswerOutcome, DnsAnswer, DnsQuery } from "./far.ts";
 export type { Lease, StaticHost } from "./identity.ts";
-export type { Neighbour, NeighbourState, Side } from "./lan.ts";
+export type { Neighbour, NeighbourState, OnLink, OwnAddress, Side } from "./lan.ts";
 export { type HostSection, parseHosts, parseLeases } from "./leases.ts";
 export { nodeMethods } from "./methods.ts";
 export { defaultLimits, type Kind, type Limits, type Moment, type Traffic } from "./node.ts";
@@ -95,6 +95,7 @@ export class Nodes {
     this.#roster = new Roster(limits, {
       onMerge: (old, into) => {
         this.#far.merge(old, into);
+        this.#lan.identity.merge(old, into);
         options.onMerge?.(old, into);
       },
       onEnds: (ids) => options.onEnds?.(ids),
@@ -116,12 +117,12 @@ export class Nodes {
   }
 
   /** The router has an address on an interface, or has it no longer. */
-  ownAddress(change: { address: Address; interface: string; present: boolean }, at: Moment): void {
+  ownAddress(change: OwnAddress, at: Moment): void {
     this.#work(at, () => this.#lan.ownAddress(change));
   }
 
   /** A prefix is on-link on one side, or no longer. */
-  prefix(change: Parameters<Lan["prefix"]>[0], at: Moment): void {
+  prefix(change: OnLink, at: Moment): void {
     this.#work(at, () => this.#lan.prefix(change));
   }
 
@@ -347,11 +348,15 @@ export class Nodes {
     return this.#roster.dirty;
   }
 
-  /** The state to be stored. Until `saved` is called, ids are given from the reserve of the one before. */
-  save(at: Moment): Json {
+  /**
+   * The state to be stored. Until `saved` is called, ids are given from the reserve of the one before.
+   *
+   * @param options `last`: the agent ends now; no node is made after it.
+   */
+  save(at: Moment, options: { readonly last?: boolean } = {}): Json {
     this.#roster.begin(at);
     this.#roster.dirty = false;
-    return saveNodes(this.#roster);
+    return saveNodes(this.#roster, options);
   }
 
   /** What `save` last returned is durable. */
@@ -359,9 +364,15 @@ export class Nodes {
     this.#roster.numbers.reserved();
   }
 
-  /** Takes what an earlier life saved. @throws TypeError if there are nodes already. */
-  load(state: NodesState, at: Moment): void {
-    this.#work(at, () => loadNodes(this.#roster, state));
+  /**
+   * Takes what an earlier life saved.
+   *
+   * @param options `older`: the last file was damaged or lost, this is the generation before it. Save twice
+   *   then, so that there is a new generation before, too.
+   * @throws TypeError if there are nodes already.
+   */
+  load(state: NodesState, at: Moment, options: { readonly older?: boolean } = {}): void {
+    this.#work(at, () => loadNodes(this.#roster, state, options));
   }
 
   #work<Result>(at: Moment, verb: () => Result): Result {

@@ -2,8 +2,8 @@
  * The numbers of nodes: each is given once, over all lives of the agent.
  *
  * What is saved reserves numbers ahead, and none past a reserve that is durable is given out: so whatever was
- * given before a crash, the next life starts behind it. The generation of the file before the last may be the
- * one that is read next (if the last is damaged), so it is its reserve that counts. A disk that takes nothing
+ * given before a crash, the next life starts behind it. If the file is damaged, the generation before is read
+ * instead: its reserve may be one step behind, so that life starts a step further on. A disk that takes nothing
  * for a minute lifts the bound: new nodes then matter more than their numbers.
  */
 
@@ -18,7 +18,6 @@ export class Numbers {
   #next = 1;
   /** Numbers from here on are not given. */
   #durable = Number.POSITIVE_INFINITY;
-  #confirmed: number | undefined;
   #pending: number | undefined;
   /** Since when a save is needed. */
   #shortAt: number | undefined;
@@ -35,23 +34,30 @@ export class Numbers {
     return this.#next++;
   }
 
-  /** The first number that a later life may give; to be stored. */
-  reserve(): number {
-    this.#pending = Math.min(ID_MAX, this.#next + RESERVE);
+  /**
+   * The first number that a later life may give; to be stored.
+   *
+   * @param last This life gives none after it, so nothing is skipped.
+   */
+  reserve({ last = false } = {}): number {
+    this.#pending = Math.min(ID_MAX, this.#next + (last ? 0 : RESERVE));
     return this.#pending;
   }
 
   /** What `reserve` last answered is on disk. */
   reserved(): void {
     if (this.#pending === undefined) return;
-    this.#durable = this.#confirmed ?? this.#pending;
-    this.#confirmed = this.#pending;
+    this.#durable = this.#pending;
     this.#shortAt = undefined;
   }
 
-  /** Goes on behind the reserve of an earlier life. */
-  startAt(next: number): void {
-    this.#next = Math.max(this.#next, next);
+  /**
+   * Goes on behind the reserve of an earlier life.
+   *
+   * @param older It is from the generation before the last.
+   */
+  startAt(next: number, { older = false } = {}): void {
+    this.#next = Math.min(ID_MAX, Math.max(this.#next, next + (older ? RESERVE : 0)));
   }
 
   tick(now: number): void {

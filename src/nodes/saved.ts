@@ -66,13 +66,13 @@ const DAY_MS = 86_400_000;
 const kinds: readonly Kind[] = ["device", "local", "name", "address", "router", "gateway"];
 const sources: readonly Source[] = ["neighbour", "dhcp", "dns", "traffic", "own", "route"];
 
-/** The state as it goes to disk; reserves ids ahead. */
-export function saveNodes(roster: Roster): Json {
+/** The state as it goes to disk; reserves ids ahead, unless this is the last of this life. */
+export function saveNodes(roster: Roster, options: { last?: boolean }): Json {
   const kept = [...roster.all()].filter(isPersistent);
   const ids = new Set(kept.map((node) => node.id));
   const dateOf = (at: number) => Math.floor((at + roster.clockOffset) / 1000);
   return {
-    nextId: roster.numbers.reserve(),
+    nextId: roster.numbers.reserve(options),
     savedAt: dateOf(roster.now),
     nodes: kept.map((node) => ({
       id: node.id,
@@ -132,10 +132,10 @@ export function parseNodes(state: unknown): NodesState {
   return { nextId, savedAt: integer(top.savedAt, "savedAt", Number.MAX_SAFE_INTEGER), nodes, aliases };
 }
 
-/** Takes a state into a roster that has no nodes yet. */
-export function loadNodes(roster: Roster, state: NodesState): void {
+/** Takes a state into a roster that has no nodes yet; `older` if it is the generation before the last. */
+export function loadNodes(roster: Roster, state: NodesState, options: { older?: boolean }): void {
   if (roster.size > 0) throw new TypeError("Cannot load nodes: there are nodes already");
-  roster.numbers.startAt(state.nextId);
+  roster.numbers.startAt(state.nextId, options);
   // If the limit was lowered, devices stay before others.
   const ranked = [...state.nodes].sort((a, b) => rank(a) - rank(b) || b.lastSeen - a.lastSeen);
   for (const saved of ranked.slice(0, roster.limits.nodes))

@@ -311,6 +311,19 @@ test("a MAC that several devices share stands for none of them", () => {
   assert.equal(stage.nodes.detail(two)!.macs, [{ mac: repeater, randomised: true, shared: true }]);
 });
 
+test("onEnds() tells when a pinned device's MAC comes to be shared, and when it is its own again", () => {
+  const stage = new Stage({ limits: { deviceMs: 86_400_000, addressMs: 1e12 } }).router();
+  const one = stage.lease("10.77.0.40", repeater, { clientId: "ff:00:0a" })!;
+  const two = stage.lease("10.77.0.41", repeater, { clientId: "ff:00:0b" })!;
+  stage.nodes.pin(one, "block");
+  stage.nodes.leases([], stage.at);
+  assert.equal(stage.nodes.end(one)!.macs, []);
+  stage.pass(2 * 86_400_000);
+  assert.is(stage.nodes.resolve(two), undefined);
+  assert.equal(stage.nodes.end(one)!.macs, [repeater]);
+  assert.is(stage.told.at(-1), `ends ${one}`);
+});
+
 test("defect 3: a pinned device stays itself, whatever it claims by DHCP or takes as address", () => {
   const stage = new Stage().router();
   const id = stage.lease("10.77.0.12", camera, { clientId: `01:${camera}` })!;

@@ -101,6 +101,28 @@ test("defect 6: an alias answers for its time, then its end is told; with its no
   ]);
 });
 
+test("a lease that came by a merge holds the node until it ends, also after the alias has gone", () => {
+  const stage = new Stage().router();
+  const [old, kept] = [stage.lease("10.77.0.11", laptop)!, stage.neighbour("10.77.0.12", camera)!];
+  stage.nodes.merge(old, kept, stage.at);
+  stage.pass(40 * day);
+  assert.is(stage.nodes.resolve(old), undefined, "the alias has gone");
+  assert.is(stage.nodes.resolve(kept), kept, "it is leased");
+  stage.nodes.leases([], stage.at);
+  stage.pass(minute);
+  assert.is(stage.nodes.resolve(kept), undefined);
+});
+
+test("after a start the router keeps only the addresses that it still has", () => {
+  const stage = new Stage().router();
+  stage.own("10.78.0.1");
+  const router = stage.id("10.78.0.1");
+  const next = restart(stage).router();
+  next.pass(10_000);
+  assert.is(next.id("10.77.0.1"), router);
+  assert.equal(next.ips(router), ["10.77.0.1", "192.0.2.1", "fd77::1", "fe80::77:ff:fe00:1"]);
+});
+
 test("takeChanged() tells each node once per change, and seen again at most once a minute", () => {
   const stage = new Stage().router();
   stage.nodes.takeChanged();

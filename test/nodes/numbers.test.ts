@@ -8,14 +8,23 @@ import { ID_MAX, Numbers } from "../../src/nodes/numbers.ts";
 test("Numbers: whatever crashes when, no number is given twice", () => {
   const step = fc.oneof(
     fc.record({ verb: fc.constant("give" as const), count: fc.integer({ min: 1, max: 20_000 }) }),
-    fc.record({ verb: fc.constantFrom("save", "durable", "crash", "crash to the generation before") }),
+    fc.record({ verb: fc.constantFrom("save", "durable", "crash", "damage", "stop") }),
   );
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
+    fc.property(fc.array(step, { minLength: 5, maxLength: 40, size: "max" }), (steps) => {
       let numbers = new Numbers();
       let highest = 0;
       // Files: what is on disk, and the generation before.
       let [disk, before, rendered] = [1, 1, 0];
+      const restart = (next: number, older: boolean) => {
+        numbers = new Numbers();
+        numbers.startAt(next, { older });
+        // The agent saves as it starts, twice after damage; before that nothing is promised.
+        for (let saves = older ? 2 : 1; saves > 0; saves--) {
+          [disk, before, rendered] = [numbers.reserve(), disk, 0];
+          numbers.reserved();
+        }
+      };
       for (const each of steps) {
         if (each.verb === "give") {
           // Before the first save of a first life nothing is promised.
@@ -31,13 +40,16 @@ test("Numbers: whatever crashes when, no number is given twice", () => {
         } else if (each.verb === "durable" && rendered > 0) {
           [disk, before, rendered] = [rendered, disk, 0];
           numbers.reserved();
-        } else if (each.verb.startsWith("crash") && disk > 1) {
-          // The agent saves right at its start; without it there is no promise, as at the first.
-          numbers = new Numbers();
-          numbers.startAt(each.verb === "crash" || before === 1 ? disk : before);
-          rendered = numbers.reserve();
-          [disk, before, rendered] = [rendered, disk, 0];
+        } else if (each.verb === "stop" && disk > 1) {
+          [disk, before, rendered] = [numbers.reserve({ last: true }), disk, 0];
           numbers.reserved();
+          assert.is(numbers.give(0), undefined);
+          restart(disk, false);
+        } else if ((each.verb === "crash" || each.verb === "damage") && disk > 1) {
+          // A damaged file is set aside: what is read then has nothing before it.
+          const older = each.verb === "damage" && before > 1;
+          if (older) disk = before;
+          restart(disk, older);
         }
       }
     }),
