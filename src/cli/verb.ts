@@ -6,6 +6,7 @@
  */
 
 import type { Cancel, System } from "../system/system.ts";
+import { defaultBusPath } from "../ubus/ubus.ts";
 
 /** The terminal, or whatever stands in for it, and what the program brings along. */
 export interface CommandLine {
@@ -60,7 +61,7 @@ export interface Flags {
 }
 
 export const noFlags: Flags = {
-  socket: "/var/run/ubus/ubus.sock",
+  socket: defaultBusPath,
   timeoutSeconds: undefined,
   simple: false,
   verbose: false,
