@@ -23,7 +23,6 @@ const defaultConfig = "/etc/config/gatehouse";
 /** A stop that takes longer than this is one that hangs. */
 const stopMs = 8_000;
 
-
 function onSignals(names: readonly NodeJS.Signals[], call: () => void): Cancel {
   for (const name of names) process.on(name, call);
   return () => {

@@ -72,6 +72,8 @@ class Running implements Agent {
   #devices = 0;
   #pinned: ReadonlySet<number> = new Set();
   #replanning = false;
+  /** The nodes were read from a copy or an older generation. */
+  #isRestored = false;
   /** Everything that was to be opened is open. */
   #ready = false;
   #closed = false;
@@ -101,6 +103,11 @@ class Running implements Agent {
     }
     // What was blocked is enforced before anything is looked at.
     await this.#apply();
+    // Numbers for new nodes are set aside on disk; after damage twice, so that the generation before is sound too.
+    this.#saveNodes()
+      .then(() => (this.#isRestored ? this.#saveNodes() : undefined))
+      .catch(() => {});
+    this.#offerDecisions();
     await this.#applyTap();
     this.#senses = new Senses(
       system,
@@ -131,7 +138,9 @@ class Running implements Agent {
     this.#senses?.close();
     this.#ubus?.close();
     await this.#publish?.close();
-    await Promise.allSettled([this.#saveNodes(), this.#flowsStore.close()]);
+    const last = () => this.#nodes.save(this.#moment, { last: true });
+    // Faults were reported by the stores.
+    await Promise.allSettled([this.#nodesStore.save(last), this.#flowsStore.close()]);
     await this.#nodesStore.close().catch(() => {});
     this.#opened?.close();
   }
@@ -144,8 +153,8 @@ class Running implements Agent {
       else system.log("info", "the state is on disk again");
     };
     const [nodes, flows] = await Promise.all([
-      openStore(system, `${main.stateDir}/nodes.json`, { ...nodesFormat, onFault }),
-      openStore(system, `${main.stateDir}/flows.json`, { ...flowsFormat, onFault }),
+      openStore(system, `${main.stateDir}/nodes.json`, { ...nodesFormat, copied: true, onFault }),
+      openStore(system, `${main.stateDir}/flows.json`, { ...flowsFormat, copied: true, onFault }),
     ]);
     for (const { damage } of [nodes, flows]) {
       if (!damage) continue;
@@ -183,7 +192,8 @@ class Running implements Agent {
       onMerge: (old, into) => this.#merged(old, into),
       onEnds: () => this.#replan(),
     });
-    if (nodes.state) this.#nodes.load(nodes.state, this.#moment);
+    if (nodes.state) this.#nodes.load(nodes.state, this.#moment, { older: nodes.damage !== undefined });
+    this.#isRestored = nodes.damage !== undefined;
     this.#syncPins();
     this.#devices = this.#nodes.status.byKind.device;
   }
@@ -290,17 +300,26 @@ class Running implements Agent {
       },
     });
     this.#ubus = ubus;
-    const objects: Record<string, Methods> = {
-      spin: spinMethods(this.#flows),
+    this.#offer({
+      gatehouse: this.#ownMethods(),
       "gatehouse.nodes": this.#durably(nodeMethods(this.#nodes, { changed: () => this.#saveNodes() })),
+    });
+  }
+
+  /** Decisions are shown and taken only once those of the last life are in force. */
+  #offerDecisions(): void {
+    this.#offer({
+      spin: spinMethods(this.#flows),
       "gatehouse.flows": flowMethods(this.#flows, {
         dateOf: (at) => at + this.#system.date() - this.#system.now(),
         sharedWith: (id) => this.#nodes.sharedWith(id),
       }),
-      gatehouse: this.#ownMethods(),
-    };
+    });
+  }
+
+  #offer(objects: Readonly<Record<string, Methods>>): void {
     for (const [name, methods] of Object.entries(objects)) {
-      ubus.publish(name, methods).done.catch((thrown) => this.#system.log("error", messageOf(thrown)));
+      this.#ubus?.publish(name, methods).done.catch((thrown) => this.#system.log("error", messageOf(thrown)));
     }
   }
 
