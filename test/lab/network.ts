@@ -250,8 +250,8 @@ export class Lab {
 
   /**
    * Cuts the router's power and boots it again: its processes, kernel state and everything under /run are
-   * gone, the state directory stays. `boot` runs in the new router before its cables are in. Bus and agent
-   * are down afterwards, like before the init scripts; dnsmasq and mosquitto run.
+   * gone, the state directory stays. `boot` runs in the new router when its firewall stands, before it forwards
+   * and its cables are in. Bus and agent are down afterwards; dnsmasq and mosquitto run.
    */
   async reboot(boot: () => Promise<void> = async () => {}): Promise<void> {
     await Promise.all([this.agent, this.bus, this.broker, this.#lanNames].map((each) => each.kill()));
@@ -333,8 +333,6 @@ export class Lab {
   async #bootRouter(boot: () => Promise<void>): Promise<void> {
     await must(["ip", "netns", "add", "router"]);
     mkdirSync(dirname(paths.bus), { recursive: true });
-    await boot();
-    await runScript("settings", topology.routerSettings, "router");
     if (this.#options.backend === "ipset") {
       for (const [family, program] of [
         [4, "iptables-restore"],
@@ -345,6 +343,9 @@ export class Lab {
     } else {
       await this.must("router", ["nft", "-f", "-"], { input: topology.renderFw4(this.#nat) });
     }
+    // As OpenWrt's init scripts do: the firewall, then what stands beside it, and only then the network.
+    await boot();
+    await runScript("settings", topology.routerSettings, "router");
     await runScript("plug", topology.renderPlug(this.clients, "in"));
     await runScript("router", topology.renderRouter(this.clients), "router");
     await Promise.all([this.#lanNames.start(), this.broker.start()]);
