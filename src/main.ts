@@ -8,6 +8,7 @@
 
 import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { setFlagsFromString } from "node:v8";
 import { type Agent, startAgent } from "./agent/agent.ts";
 import { runCli, type Verb } from "./cli/cli.ts";
 import { loadConfig } from "./config/config.ts";
@@ -50,10 +51,17 @@ async function end(work: Promise<void>): Promise<number> {
   return 0;
 }
 
+/**
+ * Chosen by measuring an agent with 1,000 nodes that is asked for all of them ten times: 60 MB resident with both,
+ * 68 MB with the first alone, 94 MB with neither. The price is more, and shorter, collections.
+ */
+const thriftyFlags = ["--semi-space-growth-factor=1", "--optimize-for-size"];
+
 const run: Verb = {
   synopsis: "run [-c FILE]",
   summary: "the agent, in the foreground",
   async run(args, { system, flags }) {
+    for (const flag of thriftyFlags) setFlagsFromString(flag);
     const path = optionOf(args, "-c") ?? defaultConfig;
     const start = async () =>
       startAgent(system, { config: await readConfig(system, path), socket: flags.socket, version });

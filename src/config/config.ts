@@ -49,7 +49,6 @@ const mainOptions = {
   rpc_socket: path("/var/run/spin_rpc.sock", "SPIN's JSON-RPC socket; empty: off", "may be empty"),
   extsrc_socket: path("", "SPIN's socket for external sources; empty: off", "may be empty"),
   dns_group: integer(53, { min: 1, max: 65_535 }, "NFLOG group that DNS packets are copied to"),
-  max_devices: integer(1_024, { min: 1, max: 65_536 }, "Devices of this network that are remembered"),
   max_nodes: integer(
     8_192,
     { min: 16, max: 262_144 },

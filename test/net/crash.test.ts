@@ -188,7 +188,7 @@ async function begin(
         const host = lab.clients.find((each) => each.name === client)!;
         const one = nodes.find((node) => node.ips.includes(host.address4))?.id;
         const other = nodes.find((node) => node.ips.includes(server.address4))?.id;
-        return one && other && `${Math.min(one, other)} ${Math.max(one, other)}`;
+        return one && other ? `${Math.min(one, other)} ${Math.max(one, other)}` : undefined;
       });
       // What the user named is remembered, blocked or not: the same pair can be blocked again in every life.
       for (const id of pair.split(" ")) {
