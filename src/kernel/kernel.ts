@@ -51,6 +51,10 @@ export interface KernelCounters {
   cut: number;
 }
 
+/** Without it at its end, the boot script takes a boot text for cut off and loads the copy. */
+const lastLine = "# complete";
+const copySuffix = ".copy";
+
 /** A plan ready for the back end. */
 interface Job {
   readonly plan: Plan;
@@ -174,7 +178,7 @@ export class Kernel {
       owned.job = undefined;
       await this.#enforcer.remove(owner);
       await this.#clearOther(owner);
-      for (const name of bootNames[this.backend](owner)) await this.#system.remove(this.#path(name));
+      for (const name of bootNames[this.backend](owner)) await this.#removeBootText(name);
     });
   }
 
@@ -249,11 +253,12 @@ export class Kernel {
     try {
       await this.#system.makeDirectory(this.#parts.directory, 0o700);
       for (const [name, text] of this.#enforcer.bootTexts(owner, order)) {
-        const path = this.#path(name);
-        const bytes = new TextEncoder().encode(text);
-        const present = await this.#system.read(path).catch(() => undefined);
-        if (present && sameBytes(present, bytes)) continue;
-        await this.#system.replace(path, bytes, { mode: 0o600 });
+        const bytes = new TextEncoder().encode(`${text}${lastLine}\n`);
+        for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {
+          const present = await this.#system.read(path).catch(() => undefined);
+          if (present && sameBytes(present, bytes)) continue;
+          await this.#system.replace(path, bytes, { mode: 0o600 });
+        }
       }
       this.#own(owner).saved = true;
     } catch (thrown) {
@@ -275,8 +280,13 @@ export class Kernel {
     }
     for (const name of names) {
       this.#parts.left.delete(name);
-      await this.#system.remove(this.#path(name));
+      await this.#removeBootText(name);
     }
+  }
+
+  async #removeBootText(name: string): Promise<void> {
+    await this.#system.remove(this.#path(name));
+    await this.#system.remove(this.#path(`${name}${copySuffix}`));
   }
 
   #path(name: string): string {

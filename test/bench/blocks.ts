@@ -115,6 +115,7 @@ export async function knock(count: number): Promise<void> {
   for (let index = 0; index < count; index++) {
     await new Promise((resolve) => socket.send("x", 9, farAddress(index), resolve));
   }
+  await new Promise((resolve) => socket.send("x", 9, "10.80.0.2", resolve));
   socket.close();
 }
 

@@ -127,11 +127,12 @@ config mqtt 'mqtt'
     await watch.done;
     const beganAt = performance.now();
     this.agent = spawn(program, ["-s", busPath, "run", "-c", configPath], {
-      stdio: ["ignore", "ignore", "inherit"],
+      stdio: "ignore",
     });
     await done;
     const elapsedMs = performance.now() - beganAt;
     watch.cancel();
+    while (!(await ubus.call("gatehouse", "status")).ready) await sleep(20);
     return elapsedMs;
   }
 

@@ -65,12 +65,6 @@ class Trial {
     return connectUbus(system, { path: paths.bus });
   }
 
-  /** After a reboot the bus is another one. */
-  reconnect(): void {
-    this.ubus.close();
-    this.ubus = this.#connect();
-  }
-
   async start(): Promise<void> {
     const argv = ["gatehouse", "-s", paths.bus, "run", "-c", paths.configuration];
     const agent = this.lab.spawn("router", argv, { stdio: ["ignore", "ignore", "pipe"] });
@@ -82,6 +76,18 @@ class Trial {
       if (agent.exitCode !== null) throw new Error(`The agent ended:\n${this.log}`);
       return this.ubus.call("spin", "get_blockflow", {}, { timeoutMs: 500 }).catch(() => undefined);
     });
+  }
+
+  /** Cuts the power; the new router loads the boot texts, forwards, and has an agent again some time later. */
+  async reboot(): Promise<void> {
+    const script = join(process.cwd(), "files/usr/lib/gatehouse/boot.sh");
+    await this.kill();
+    await this.lab.reboot(async () => void (await this.lab.must("router", ["sh", script, paths.state])));
+    await sleep(300);
+    await this.lab.bus.start();
+    this.ubus.close();
+    this.ubus = this.#connect();
+    await this.start();
   }
 
   async kill(): Promise<void> {
@@ -210,19 +216,7 @@ test(`kill -9 at ${crashes} random moments, with reboots: every acknowledged blo
       await trial.decide(pairs);
       if (round % 25 === 0) {
         // The new router forwards as soon as its cables are in, long before the agent is there.
-        await silentDuring(`reboot in round ${round}`, { trial, pairOf }, async () => {
-          await lab.reboot(async () => {
-            await lab.must("router", [
-              "sh",
-              join(process.cwd(), "files/usr/lib/gatehouse/boot.sh"),
-              paths.state,
-            ]);
-          });
-          await sleep(300);
-          await lab.bus.start();
-          trial.reconnect();
-          await trial.start();
-        });
+        await silentDuring(`reboot in round ${round}`, { trial, pairOf }, () => trial.reboot());
       } else if (round % 10 === 0) {
         await silentDuring(`round ${round}`, { trial, pairOf }, () => trial.start());
       } else {
@@ -243,21 +237,8 @@ test("ipset: kill -9 and reboot: every acknowledged block holds and every id sta
   try {
     for (let round = 1; round <= 16; round++) {
       await trial.decide(pairs);
-      await silentDuring(`round ${round}`, { trial, pairOf }, async () => {
-        if (round % 4 === 0) {
-          await lab.reboot(async () => {
-            await lab.must("router", [
-              "sh",
-              join(process.cwd(), "files/usr/lib/gatehouse/boot.sh"),
-              paths.state,
-            ]);
-          });
-          await sleep(300);
-          await lab.bus.start();
-          trial.reconnect();
-        }
-        await trial.start();
-      });
+      const restart = () => (round % 4 === 0 ? trial.reboot() : trial.start());
+      await silentDuring(`round ${round}`, { trial, pairOf }, restart);
       await trial.agree(`round ${round}`);
     }
   } finally {
@@ -294,6 +275,11 @@ test("a damaged state file is reported and costs no acknowledged block and no id
         assert.ok(status.damaged.some((line) => line.includes(name)));
         await trial.agree(`damaged ${name}`);
       }
+    }
+    for (const damage of damages) {
+      damage(join(paths.state, "flows.nft"));
+      await silentDuring("damaged boot text", { trial, pairOf }, () => trial.reboot());
+      await trial.agree("damaged boot text");
     }
   } finally {
     await trial.kill();

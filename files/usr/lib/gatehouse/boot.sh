@@ -1,34 +1,45 @@
 #!/bin/sh
 # Puts the blocks of the last run in force again, without the agent: boot.sh STATE_DIRECTORY
-# Loading them twice, or over rules that stand, changes nothing. A file that is refused does not keep others out.
+# Loading them twice, or over rules that stand, changes nothing. A file that is cut off or refused is replaced by
+# its copy, and does not keep others out.
 
 state=${1:?usage: boot.sh STATE_DIRECTORY}
 status=0
 
-for file in "$state"/*.nft; do
-	[ -f "$file" ] || continue
-	nft -f "$file" || status=1
-done
+load_nft() {
+	nft -f "$1"
+}
 
-for file in "$state"/*.ipset; do
-	[ -f "$file" ] || continue
-	ipset restore -exist <"$file" || status=1
-done
+load_ipset() {
+	ipset restore -exist <"$1"
+}
 
-# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out. All is asked before
-# the restore begins, for that locks the tables.
-for tool in iptables ip6tables; do
-	for file in "$state"/*."$tool"; do
+# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out.
+load_xtables() {
+	while read -r line; do
+		case $line in
+		# shellcheck disable=SC2086
+		"-I "*) $tool -C ${line#-I } 2>/dev/null && continue ;;
+		esac
+		printf '%s\n' "$line"
+	done <"$1" | $tool-restore --noflush --wait=10
+}
+
+# load_all ENDING LOADER: every file with that ending, or its copy
+load_all() {
+	for file in "$state"/*."$1"; do
 		[ -f "$file" ] || continue
-		text=$(while read -r line; do
-			case $line in
-			# shellcheck disable=SC2086
-			"-I "*) $tool -w -C ${line#-I } </dev/null 2>/dev/null && continue ;;
-			esac
-			printf '%s\n' "$line"
-		done <"$file")
-		printf '%s\n' "$text" | $tool-restore --noflush --wait=10 || status=1
+		for each in "$file" "$file.copy"; do
+			[ "$(tail -n 1 "$each" 2>/dev/null)" = "# complete" ] && "$2" "$each" && continue 2
+		done
+		status=1
 	done
+}
+
+load_all nft load_nft
+load_all ipset load_ipset
+for tool in iptables ip6tables; do
+	load_all "$tool" load_xtables
 done
 
 exit $status
