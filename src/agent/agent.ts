@@ -13,7 +13,7 @@
 
 import type { Config } from "../config/config.ts";
 import { Flows, flowMethods, flowsFormat, listNames, spinMethods } from "../flows/flows.ts";
-import { type Kernel, openKernel } from "../kernel/kernel.ts";
+import { type ApplyOptions, type Kernel, openKernel } from "../kernel/kernel.ts";
 import { emptyPlan } from "../kernel/plan.ts";
 import { compareAddresses } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
@@ -71,7 +71,9 @@ class Running implements Agent {
   #nodesSaved: Promise<void> = Promise.resolve();
   #devices = 0;
   #pinned: ReadonlySet<number> = new Set();
-  #replanning = false;
+  /** A new plan is about to be made; true: its boot text must not lag. */
+  #replanning: boolean | undefined;
+  #cancelRetry: Cancel | undefined;
   /** The nodes were read from a copy or an older generation. */
   #isRestored = false;
   /** Everything that was to be opened is open. */
@@ -135,6 +137,7 @@ class Running implements Agent {
     if (this.#closed) return;
     this.#closed = true;
     for (const cancel of this.#cancels.splice(0)) cancel();
+    this.#cancelRetry?.();
     this.#senses?.close();
     this.#ubus?.close();
     await this.#publish?.close();
@@ -190,7 +193,8 @@ class Running implements Agent {
         excepted: this.#flows.isListed("allow", id),
       }),
       onMerge: (old, into) => this.#merged(old, into),
-      onEnds: () => this.#replan(),
+      // What a far name is answered changes all the time: the boot text may lag behind. Devices' addresses don't.
+      onEnds: (ids) => this.#replan(ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0)),
     });
     if (nodes.state) this.#nodes.load(nodes.state, this.#moment, { older: nodes.damage !== undefined });
     this.#isRestored = nodes.damage !== undefined;
@@ -218,12 +222,10 @@ class Running implements Agent {
     if (worst !== undefined) throw worst;
   }
 
-  async #apply(): Promise<void> {
+  async #apply(options?: ApplyOptions): Promise<void> {
     const kernel = this.#opened ?? (await this.#kernel!);
-    await kernel.apply(
-      "flows",
-      this.#flows.plan((id) => this.#nodes.end(id)),
-    );
+    const plan = this.#flows.plan((id) => this.#nodes.end(id));
+    await kernel.apply("flows", plan, options);
   }
 
   async #applyTap(): Promise<void> {
@@ -236,18 +238,22 @@ class Running implements Agent {
     }
   }
 
-  /** Addresses of a node in the plan changed. */
-  #replan(): void {
-    if (this.#replanning || this.#closed || !this.#opened) return;
-    this.#replanning = true;
+  /** Addresses of nodes in the plan changed. */
+  #replan(durable: boolean): void {
+    if (this.#closed || !this.#opened) return;
+    const planned = this.#replanning !== undefined;
+    this.#replanning = durable || this.#replanning === true;
+    if (planned) return;
     // At the end of this batch of evidence, however many nodes it moved.
     void Promise.resolve().then(async () => {
-      this.#replanning = false;
+      const options = { durable: this.#replanning === true };
+      this.#replanning = undefined;
       try {
-        await this.#apply();
+        await this.#apply(options);
       } catch (thrown) {
         this.#system.log("error", messageOf(thrown));
-        this.#cancels.push(this.#system.after(retryApplyMs, () => this.#replan()));
+        this.#cancelRetry?.();
+        this.#cancelRetry = this.#system.after(retryApplyMs, () => this.#replan(true));
       }
     });
   }
@@ -259,7 +265,7 @@ class Running implements Agent {
     }
     if (!changed) return;
     this.#syncPins();
-    this.#replan();
+    this.#replan(true);
     // The fault was reported by the store, which tries again.
     this.#flowsStore.save(() => this.#flows.save()).catch(() => {});
   }

@@ -65,7 +65,15 @@ interface Owned {
   readonly lane: Lane<Job>;
   /** What is in force. */
   job: Job | undefined;
+  /** The boot text says so, too. */
   saved: boolean;
+  /** Somebody waits for the boot text of a plan in the lane. */
+  awaited: boolean;
+}
+
+export interface ApplyOptions {
+  /** False: the boot text may lag by some minutes, to spare the flash. Default true. */
+  readonly durable?: boolean;
 }
 
 /**
@@ -145,9 +153,11 @@ export class Kernel {
    * @throws RangeError or TypeError for a plan that contradicts itself; Fault "kernel" if the kernel refuses, which
    *   leaves it as it was; Fault "storage" if the rules are in force, but would be missing after a reboot.
    */
-  async apply(owner: Owner, plan: Plan): Promise<void> {
+  async apply(owner: Owner, plan: Plan, { durable = true }: ApplyOptions = {}): Promise<void> {
     const job = { plan, order: orderOf(plan) };
-    await this.#own(owner).lane.push(job);
+    const owned = this.#own(owner);
+    owned.awaited ||= durable;
+    await owned.lane.push(job);
   }
 
   /**
@@ -201,6 +211,7 @@ export class Kernel {
     const owned: Owned = {
       job: undefined,
       saved: true,
+      awaited: false,
       lane: new Lane((job: Job) => this.#enforce(owner, job)),
     };
     this.#owned.set(owner, owned);
@@ -231,9 +242,11 @@ export class Kernel {
     this.counters[changed ? "applied" : "unchanged"]++;
     owned.job = job;
     if (changed && job.order.dispatch.blocks) await this.#cut(job.plan);
-    owned.saved = false;
+    owned.saved &&= !changed;
+    const { awaited } = owned;
+    owned.awaited = false;
     try {
-      await this.#save(owner, job.order);
+      if (awaited) await this.#save(owner, job.order);
     } finally {
       await this.#clearOther(owner);
     }

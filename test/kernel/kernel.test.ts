@@ -1,6 +1,6 @@
 /** The door to the kernel, with both back ends: what it sends, keeps, repairs, takes over and leaves alone. */
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "uvu";
 import * as assert from "uvu/assert";
@@ -190,6 +190,49 @@ for (const backend of ["nft", "ipset"] as const) {
     full = false;
     await kernel.verify();
     assert.ok(existsSync(join(stateOf(backend), `flows.${backend}`)));
+  });
+
+  it("a plan that may lag is in force at once and in the boot text with the next look, or the next that may not", async () => {
+    const kernel = await open(backend);
+    await kernel.apply("flows", laptopWeb);
+    const first = textsOf(backend);
+    const wider = plan({
+      ends,
+      pairs: [
+        [1, 3],
+        [2, 4],
+      ],
+    });
+    await kernel.apply("flows", wider, { durable: false });
+    assert.ok(await silent("camera", "198.51.100.20"));
+    if (backend === "nft") assert.is(textsOf(backend), first);
+    await Promise.all([
+      kernel.apply("flows", wider, { durable: false }),
+      kernel.apply("flows", wider),
+      kernel.apply("flows", wider, { durable: false }),
+    ]);
+    const second = textsOf(backend);
+    assert.is.not(second, first);
+    await kernel.apply("flows", laptopWeb, { durable: false });
+    await kernel.verify();
+    assert.is(textsOf(backend), first);
+  });
+
+  it("a cut boot text is replaced by its copy", async () => {
+    const kernel = await open(backend);
+    await kernel.apply("flows", laptopWeb);
+    kernel.close();
+    const right = sorted(await shown[backend]());
+    await street.quiet();
+    for (const name of readdirSync(stateOf(backend)).filter((each) => !each.endsWith(".copy"))) {
+      const path = join(stateOf(backend), name);
+      const text = readFileSync(path, "utf8");
+      writeFileSync(path, text.slice(0, text.lastIndexOf("\n", text.length - 2) + 1));
+    }
+    await sh("nft flush ruleset");
+    if (backend === "ipset") await sh("ipset destroy");
+    await sh(`sh ${boot} ${stateOf(backend)}`);
+    assert.is(sorted(await shown[backend]()), right);
   });
 
   it("the boot text makes the same rules without us, loaded once or twice, and over rules that stand", async () => {
