@@ -43,6 +43,9 @@ const decided = "flows";
 const tickMs = 250;
 /** Changes that a crash may lose wait this long for company, to spare the flash. */
 const lazySaveMs = 30_000;
+/** New devices are saved at once, so many in a row, and then once in this time. */
+const savesAtOnce = 50;
+const strangersMs = 10_000;
 const retryApplyMs = 5_000;
 
 /** Starts everything. @throws Fault if the kernel cannot be told anything; nothing else stops it. */
@@ -70,6 +73,9 @@ class Running implements Agent {
   /** The last save of nodes that somebody waits for; rejects never. */
   #nodesSaved: Promise<void> = Promise.resolve();
   #devices = 0;
+  /** Saves for new devices that may happen at once. */
+  #allowance = savesAtOnce;
+  #allowanceAt = 0;
   #pinned: ReadonlySet<number> = new Set();
   /** A new plan is about to be made; true: its boot text must not lag. */
   #replanning: boolean | undefined;
@@ -156,7 +162,12 @@ class Running implements Agent {
       else system.log("info", "the state is on disk again");
     };
     const [nodes, flows] = await Promise.all([
-      openStore(system, `${main.stateDir}/nodes.json`, { ...nodesFormat, copied: true, onFault }),
+      openStore(system, `${main.stateDir}/nodes.json`, {
+        ...nodesFormat,
+        copied: true,
+        onSaved: () => this.#nodes.saved(),
+        onFault,
+      }),
       openStore(system, `${main.stateDir}/flows.json`, { ...flowsFormat, copied: true, onFault }),
     ]);
     for (const { damage } of [nodes, flows]) {
@@ -199,7 +210,7 @@ class Running implements Agent {
     if (nodes.state) this.#nodes.load(nodes.state, this.#moment, { older: nodes.damage !== undefined });
     this.#isRestored = nodes.damage !== undefined;
     this.#syncPins();
-    this.#devices = this.#nodes.status.byKind.device;
+    this.#devices = this.#nodes.devices;
   }
 
   get #moment(): Moment {
@@ -281,7 +292,7 @@ class Running implements Agent {
   }
 
   #saveNodes(): Promise<void> {
-    const saved = this.#nodesStore.save(() => this.#nodes.save(this.#moment)).then(() => this.#nodes.saved());
+    const saved = this.#nodesStore.save(() => this.#nodes.save(this.#moment));
     this.#nodesSaved = saved.catch(() => {});
     return saved;
   }
@@ -289,18 +300,34 @@ class Running implements Agent {
   /** After evidence: new devices go to disk at once, the rest in its time. */
   #noticed(): void {
     if (!this.#nodes.dirty || this.#closed) return;
-    const devices = this.#nodes.status.byKind.device;
-    if (devices > this.#devices) this.#saveNodes().catch(() => {});
-    else this.#nodesStore.saveSoon(() => this.#nodes.save(this.#moment), lazySaveMs);
+    const { devices } = this.#nodes;
+    const isNew = devices > this.#devices;
     this.#devices = devices;
+    if (isNew && this.#maySaveNow()) this.#saveNodes().catch(() => {});
+    else this.#nodesStore.saveSoon(() => this.#nodes.save(this.#moment), isNew ? strangersMs : lazySaveMs);
+  }
+
+  /** Whoever invents devices by the thousand must not wear the flash: some at once, then one save in a while. */
+  #maySaveNow(): boolean {
+    const now = this.#system.now();
+    const earned = (now - this.#allowanceAt) / strangersMs;
+    this.#allowance = Math.min(savesAtOnce, this.#allowance + earned);
+    this.#allowanceAt = now;
+    if (this.#allowance < 1) return false;
+    this.#allowance--;
+    return true;
   }
 
   // Telling.
 
   #openBus(): void {
+    let before: boolean | undefined;
     const ubus = connectUbus(this.#system, {
       path: this.#options.socket,
       onState: (connected, fault) => {
+        // Tried again every second: once is enough to say that the bus is not there.
+        if (connected === before || this.#closed) return;
+        before = connected;
         if (connected) this.#system.log("info", "connected to the bus");
         else if (fault) this.#system.log("warning", fault.message);
       },

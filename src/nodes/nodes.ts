@@ -242,6 +242,11 @@ export class Nodes {
     return this.#roster.size;
   }
 
+  /** How many of them are devices. */
+  get devices(): number {
+    return this.#roster.devices;
+  }
+
   /** All ids, the lowest first. */
   ids(): number[] {
     return [...this.#roster.all()].map((node) => node.id).sort((left, right) => left - right);

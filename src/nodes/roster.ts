@@ -101,6 +101,11 @@ export class Roster {
     return this.#nodes.size;
   }
 
+  /** Nodes that are devices. */
+  get devices(): number {
+    return this.#devices;
+  }
+
   all(): IterableIterator<Node> {
     return this.#nodes.values();
   }

@@ -64,6 +64,8 @@ export class Publish {
   #trafficAt = Number.NEGATIVE_INFINITY;
   /** When the broker last told of a remembered topic; undefined: it is not asked. */
   #sweptAt: number | undefined;
+  /** Why there is no session, as told. */
+  #absence: string | undefined;
   #published = 0;
   #dropped = 0;
 
@@ -78,11 +80,16 @@ export class Publish {
       { ...options.broker, will: { topic: this.#topics.status, payload: "offline" } },
       {
         onConnect: () => {
+          this.#absence = undefined;
           system.log("info", `MQTT broker ${host}:${port} is there`);
           this.#begin();
         },
         onDisconnect: (reason) => {
-          system.log("warning", `MQTT broker ${host}:${port} is not there: ${reason}`);
+          // The same word for each try would fill the log of a router whose broker is elsewhere and off.
+          if (reason !== this.#absence) {
+            system.log("warning", `MQTT broker ${host}:${port} is not there: ${reason}`);
+          }
+          this.#absence = reason;
           this.#forget();
         },
         onMessage: (topic, payload) => this.#remembered(topic, payload.length),

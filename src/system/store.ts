@@ -21,6 +21,8 @@ export interface StoreFormat<State> {
   parse(state: unknown): State;
   /** Whether a save is durable only when a copy is, too. */
   readonly copied?: boolean;
+  /** Told when what was rendered last is durable. */
+  onSaved?(): void;
   /** Told the first fault of a row, and `undefined` when the state is on disk again. */
   onFault?(fault: Fault | undefined): void;
 }
@@ -267,6 +269,7 @@ export class Store {
     } catch (thrown) {
       throw this.#failed(thrown);
     }
+    this.#format.onSaved?.();
     // What was handed in meanwhile has its own write or timer.
     if (!this.#waiting && !this.#cancelLater) this.#dirty = false;
     this.#retryMs = firstRetryMs;

@@ -79,6 +79,22 @@ test("save writes nothing when nothing changed, after a restart neither", async 
   assert.is(machine.journal.length, written);
 });
 
+test("onSaved is told of each durable state, never of one that the disk refused", async () => {
+  const machine = new Machine();
+  const told: (string | undefined)[] = [];
+  const { store } = await openStore(machine, path, {
+    ...format,
+    onSaved: () => told.push(machine.text(path)),
+  });
+  await store.save(() => ({ count: 1 }));
+  machine.disk = "full";
+  await store.save(() => ({ count: 2 })).catch(() => {});
+  assert.equal(told, [stored(1)]);
+  machine.disk = "fine";
+  await store.save(() => ({ count: 2 }));
+  assert.equal(told, [stored(1), stored(2)]);
+});
+
 test("a hundred saves at once cost two writes, and each is durable when it resolves", async () => {
   const machine = new Machine();
   const { store } = await openStore(machine, path, format);
