@@ -11,6 +11,11 @@ import { type Connection, connectionStatus } from "./connection.ts";
 import { blockedBy } from "./dispatch.ts";
 import type { Plan } from "./plan.ts";
 
+/** Whether a flowtable, or hardware behind one, forwards it. */
+export function isOffloaded({ status }: Connection): boolean {
+  return (status & (connectionStatus.offload | connectionStatus.hardwareOffload)) !== 0;
+}
+
 /**
  * Selects the connections of `plan`'s blocked nodes that a flowtable forwards, or with `all` every one of theirs;
  * for `deleteConnections`. An exempt node's are never selected.
@@ -20,9 +25,8 @@ export function entriesToCut(
   options: { all?: boolean } = {},
 ): (connection: Connection) => boolean {
   const blocked = blockedBy(plan);
-  const offloaded = connectionStatus.offload | connectionStatus.hardwareOffload;
   return (connection) =>
-    (options.all === true || (connection.status & offloaded) !== 0) &&
+    (options.all === true || isOffloaded(connection)) &&
     // Whoever answers is the true far end, as the forward hook sees it: behind a port forward not `destination`.
     blocked(connection.source, connection.reply.source);
 }

@@ -12,9 +12,9 @@ import type { Cancel, System } from "../system/system.ts";
 import { deleteConnections } from "./cut.ts";
 import { type Dispatch, dispatchOf } from "./dispatch.ts";
 import { type Backend, bootNames, type Enforcer, type Order } from "./enforcer.ts";
-import { entriesToCut } from "./entries.ts";
+import { entriesToCut, isOffloaded } from "./entries.ts";
 import { Lane } from "./lane.ts";
-import type { Owner, Plan } from "./plan.ts";
+import { emptyPlan, type Owner, type Plan } from "./plan.ts";
 import { openEnforcer } from "./probe.ts";
 import { Rounds } from "./rounds.ts";
 
@@ -63,6 +63,8 @@ interface Job {
 
 interface Owned {
   readonly lane: Lane<Job>;
+  /** Connections to be cut after what is in force. */
+  readonly cuts: Lane<Plan>;
   /** What is in force. */
   job: Job | undefined;
   /** The boot text says so, too. */
@@ -127,6 +129,8 @@ export class Kernel {
   readonly #owned = new Map<Owner, Owned>();
   readonly #rounds: Rounds;
   readonly #unwatch: Cancel;
+  /** A connection was seen that a flowtable forwards. */
+  #offloads = false;
   #closed = false;
 
   /** Use `openKernel`. */
@@ -145,6 +149,7 @@ export class Kernel {
       onFault: (fault) => system.log("warning", fault.message),
     });
     void this.#rounds.start();
+    void this.#cut(emptyPlan);
   }
 
   /**
@@ -213,6 +218,7 @@ export class Kernel {
       saved: true,
       awaited: false,
       lane: new Lane((job: Job) => this.#enforce(owner, job)),
+      cuts: new Lane((plan: Plan) => this.#cut(plan)),
     };
     this.#owned.set(owner, owned);
     return owned;
@@ -241,7 +247,10 @@ export class Kernel {
     }
     this.counters[changed ? "applied" : "unchanged"]++;
     owned.job = job;
-    if (changed && job.order.dispatch.blocks) await this.#cut(job.plan);
+    if (changed && job.order.dispatch.blocks) {
+      const cut = owned.cuts.push(job.plan);
+      if (this.#offloads) await cut;
+    }
     owned.saved &&= !changed;
     const { awaited } = owned;
     owned.awaited = false;
@@ -252,10 +261,19 @@ export class Kernel {
     }
   }
 
-  /** The rules are in force either way: what cannot be cut is said, and tried again with the next change. */
+  /**
+   * Reading all connections takes as long as there are many. Where none was ever offloaded, nobody waits for it: the
+   * rules alone stop everything. They are in force either way: what cannot be cut is said, and tried again with the
+   * next change.
+   */
   async #cut(plan: Plan): Promise<void> {
+    const isBlocked = entriesToCut(plan);
     try {
-      this.counters.cut += (await deleteConnections(this.#system, entriesToCut(plan))).deleted;
+      const { deleted } = await deleteConnections(this.#system, (connection) => {
+        this.#offloads ||= isOffloaded(connection);
+        return isBlocked(connection);
+      });
+      this.counters.cut += deleted;
     } catch (thrown) {
       this.#system.log("warning", `Cannot cut offloaded connections: ${messageOf(thrown)}`);
     }
