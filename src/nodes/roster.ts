@@ -414,8 +414,12 @@ export class Roster {
 
   #lodge(node: Node, address: Address): void {
     const home = this.#homes.get(address);
-    if (home && home !== node) this.#guests.set(address, [...(this.#guests.get(address) ?? []), node]);
-    else this.#homes.set(address, node);
+    const guests = this.#guests.get(address) ?? [];
+    // Whoever is that address comes before a name that merely holds it, whichever was there first.
+    const moves = home?.kind === "name" && node.kind !== "name";
+    if (!home || home === node || moves) this.#homes.set(address, node);
+    if (moves) this.#guests.set(address, [home, ...guests]);
+    else if (home && home !== node) this.#guests.set(address, [...guests, node]);
   }
 
   #evict(node: Node, address: Address): void {

@@ -283,6 +283,18 @@ test("save() and load(): devices and router always, others while wanted, all und
   assert.not.ok(next.nodes.takeRemoved().length);
 });
 
+test("load(): an address that is a node of its own stays its home, though a name holds it too and came first", () => {
+  const stage = new Stage().router();
+  stage.neighbour("10.77.0.11", laptop);
+  const name = stage.ask("10.77.0.11", "a.example.").ids!.queried;
+  stage.nodes.rename(name, "the name");
+  const bare = stage.traffic("198.51.100.1")!;
+  stage.nodes.rename(bare, "the address");
+  stage.resolve("10.77.0.11", "a.example.", ["198.51.100.1"]);
+  assert.is(stage.nodes.find(address("198.51.100.1")), bare);
+  assert.is(restart(stage).nodes.find(address("198.51.100.1")), bare);
+});
+
 test("a state that is loaded and saved again is the same but for the reserve", () => {
   const stage = new Stage().router();
   stage.lease("10.77.0.11", laptop, { name: "laptop" });

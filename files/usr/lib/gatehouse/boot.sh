@@ -14,15 +14,17 @@ load_ipset() {
 	ipset restore -exist <"$1"
 }
 
-# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out.
+# Jumps (-I) are in these files for who loads them by hand; here those that stand are left out. All are looked up
+# before the first line is loaded: the older iptables lets only one of its kind at the tables.
 load_xtables() {
-	while read -r line; do
+	text=$(while read -r line; do
 		case $line in
 		# shellcheck disable=SC2086
 		"-I "*) $tool -C ${line#-I } 2>/dev/null && continue ;;
 		esac
 		printf '%s\n' "$line"
-	done <"$1" | $tool-restore --noflush --wait=10
+	done <"$1")
+	printf '%s\n' "$text" | $tool-restore --noflush --wait=10
 }
 
 # load_all ENDING LOADER: every file with that ending, or its copy
