@@ -27,9 +27,14 @@ test("lab up: shows what the agent sees, and the commands that it prints work", 
       () => /exec router (gatehouse call spin blockflow) '(\{.*"block":1\})'/.exec(text),
       30_000,
     ).catch((error: Error) => assert.unreachable(`${error.message}:\n${text}`));
-    assert.match(text, /^\d+ nodes$/m);
-    assert.match(text, /^\d+ +laptop +02:77:00:00:00:0a +10\.77\.0\.10 fd77::10/m);
-    assert.match(text, /^laptop \(\d+\) +web\.example\.net \(\d+\) +TCP 80 /m);
+    // Both families and all kinds of traffic take some seconds to have been seen.
+    for (const line of [
+      /^\d+ nodes$/m,
+      /^\d+ +laptop +02:77:00:00:00:0a +10\.77\.0\.10 fd77::10/m,
+      /^laptop \(\d+\) +web\.example\.net \(\d+\) +TCP 80 /m,
+    ]) {
+      await eventually(`${line} in\n${text}`, () => line.test(text), 20_000);
+    }
     const [, command, pair] = hint!;
     const ping = () => lab("exec", "laptop", "ping", "-nqc1", "-W1", servers.web.address4);
     assert.is((await ping()).status, 0);

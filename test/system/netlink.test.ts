@@ -198,13 +198,16 @@ test("what cannot be opened is a fault, and leaves no descriptor", () => {
   const count = () =>
     spawnSync("ls", [`/proc/${process.pid}/fd`], { encoding: "utf8" }).stdout.split("\n").length;
   const before = count();
-  for (const options of [{ protocol: 31 }, { protocol: ROUTE, groups: [4000] }]) {
-    assert.throws(
-      () => system.netlink(options, handlers),
-      (error: unknown) => error instanceof Fault && /^Cannot (open|join) netlink/.test(error.message),
-    );
+  for (let times = 0; times < 50; times++) {
+    for (const options of [{ protocol: 31 }, { protocol: ROUTE, groups: [4000] }]) {
+      assert.throws(
+        () => system.netlink(options, handlers),
+        (error: unknown) => error instanceof Fault && /^Cannot (open|join) netlink/.test(error.message),
+      );
+    }
   }
-  assert.is(count(), before);
+  // Sockets of the tests before may still be closing: there may be fewer, never more.
+  assert.ok(count() <= before);
 });
 
 test("a closed socket refuses to send, and closing again does nothing", async () => {
