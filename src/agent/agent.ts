@@ -110,7 +110,7 @@ class Running implements Agent {
       throw thrown;
     }
     // What was blocked is enforced before anything is looked at.
-    await this.#apply();
+    await this.#applyFirst();
     // Numbers for new nodes are set aside on disk; after damage twice, so that the generation before is sound too.
     this.#saveNodes()
       .then(() => (this.#isRestored ? this.#saveNodes() : undefined))
@@ -237,6 +237,16 @@ class Running implements Agent {
     const kernel = this.#opened ?? (await this.#kernel!);
     const plan = this.#flows.plan((id) => this.#nodes.end(id));
     await kernel.apply("flows", plan, options);
+  }
+
+  /** A disk that takes no boot text is said, and no reason not to run. */
+  async #applyFirst(): Promise<void> {
+    try {
+      await this.#apply();
+    } catch (thrown) {
+      if (!(thrown instanceof Fault && thrown.code === "storage")) throw thrown;
+      this.#system.log("error", thrown.message);
+    }
   }
 
   async #applyTap(): Promise<void> {

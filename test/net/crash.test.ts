@@ -338,4 +338,34 @@ test("a full disk refuses the decision, keeps what is acknowledged, and is told"
   }
 });
 
+test("a read-only disk does not keep the agent from running, and refuses decisions that would not last", async () => {
+  const lab = await Lab.up();
+  const trial = new Trial(lab);
+  try {
+    await lab.agent.stop();
+    await must(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", paths.state]);
+    await trial.start();
+    const stream = await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
+    const find = (address: string) =>
+      eventually(
+        `node ${address}`,
+        async () => (await trial.nodes()).find((node) => node.ips.includes(address))?.id,
+      );
+    const [node1, node2] = [await find("10.77.0.10"), await find(servers.web.address4)];
+    const refused = await trial.ubus
+      .call("spin", "blockflow", { node1, node2, block: 1 })
+      .catch((thrown: Error) => thrown);
+    assert.instance(refused, Error);
+    // What could be done is done: it is blocked until the next start.
+    await stream.isCut();
+    const { storage } = (await trial.ubus.call("gatehouse", "status")) as { storage: string[] };
+    assert.ok(storage.length > 0);
+  } finally {
+    await trial.kill();
+    trial.ubus.close();
+    await run(["umount", "--lazy", paths.state]);
+    await lab.close();
+  }
+});
+
 test.run();
