@@ -22,6 +22,8 @@ export interface LinuxOptions {
 
 const longestDelayMs = 2 ** 31 - 1;
 const longestLine = 4096;
+const logBurst = 100;
+const logPerSecond = 2;
 const defaultTimeoutMs = 30_000;
 const defaultOutputBytes = 64 * 1024 * 1024;
 const defaultPath = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -31,7 +33,7 @@ export function openLinux(options: LinuxOptions): System {
   const netio = () => loadNetio(options.nativePath);
   const datagrams = () => datagramsOf(netio());
   const files = new Files();
-  const sink = options.log ?? writeLine;
+  const log = limitLog(options.log ?? writeLine);
   return {
     ...clock,
     read: (path, maxBytes) => files.read(path, maxBytes),
@@ -50,7 +52,7 @@ export function openLinux(options: LinuxOptions): System {
     unix: (how, handlers) => datagrams().unix(how, handlers),
     mqtt: (how, handlers) => mqttRoom().openMqtt(how, handlers, clock),
     random,
-    log: (level, line) => sink(level, visible(line)),
+    log,
     run,
     self: {
       pid: process.pid,
@@ -117,6 +119,28 @@ export function visible(line: string): string {
       return hex.length <= 2 ? `\\x${hex.padStart(2, "0")}` : `\\u${hex}`;
     },
   );
+}
+
+type Sink = (level: Level, line: string) => void;
+
+/** Whoever makes us complain all the time must not fill the log: past a burst some lines a second pass. */
+function limitLog(sink: Sink): Sink {
+  let allowance = logBurst;
+  let allowanceAt = clock.now();
+  let leftOut = 0;
+  return (level, line) => {
+    const now = clock.now();
+    allowance = Math.min(logBurst, allowance + ((now - allowanceAt) / 1000) * logPerSecond);
+    allowanceAt = now;
+    if (allowance < 1) {
+      leftOut++;
+      return;
+    }
+    allowance--;
+    if (leftOut > 0) sink("warning", `${leftOut} lines left out`);
+    leftOut = 0;
+    sink(level, visible(line));
+  };
 }
 
 function writeLine(_level: Level, line: string): void {

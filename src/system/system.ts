@@ -18,7 +18,7 @@ export type Level = "error" | "warning" | "info" | "debug";
 export interface System extends Clock, Disk, Sockets {
   /** Cryptographically strong random bytes. */
   random(length: number): Uint8Array;
-  /** One line to the log; control characters are made visible. */
+  /** One line to the log; control characters are made visible. Of a flood of lines only some pass, counted. */
   log(level: Level, line: string): void;
   /**
    * Runs a program without a shell and waits for its end.

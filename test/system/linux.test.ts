@@ -115,6 +115,21 @@ test("log shows control characters, and cuts what is too long", () => {
   assert.ok(lines[1]!.length < 5_000);
 });
 
+test("log lets a flood through in part, and says how much it left out", async () => {
+  const told: string[] = [];
+  const { log } = openLinux({ nativePath, log: (_, line) => told.push(line) });
+  for (let count = 1; count <= 1000; count++) log("warning", `complaint ${count}`);
+  assert.ok(told.length >= 100 && told.length < 200, `${told.length} lines`);
+  const passed = told.length;
+  await until(() => {
+    log("info", "later");
+    return told.length > passed;
+  }, "a line that passes");
+  const leftOut = Number(/^(\d+) lines left out$/.exec(told[passed]!)?.[1]);
+  assert.ok(leftOut >= 1000 - passed, `${leftOut} left out`);
+  assert.is(told[passed + 1], "later");
+});
+
 test("log goes to standard error by itself", async () => {
   const code = `require("node:fs").writeSync(2, "")`;
   assert.is((await system.run([process.execPath, "-e", code])).stderr, "");
