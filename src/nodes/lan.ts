@@ -10,7 +10,7 @@
 
 import { type Address, contains, isDeviceMac, type Mac, type Prefix, scopeOf } from "../lib/address.ts";
 import { Identity, type Lease, type StaticHost } from "./identity.ts";
-import { type Holding, isBare, isNodeAddress, type Node, type Source } from "./node.ts";
+import { type Holding, isBare, isNear, isNodeAddress, type Node, type Source } from "./node.ts";
 import type { Roster } from "./roster.ts";
 
 export type Side = "lan" | "wan";
@@ -94,6 +94,8 @@ export class Lan {
   /** Whether an answer of a name server may put this address into the set of a name. */
   isFar(address: Address): boolean {
     if (!isNodeAddress(address) || this.isOwn(address) || this.#isGateway(address)) return false;
+    const home = this.#roster.home(address);
+    if (home && isNear(home)) return false;
     return !this.isLocal(address) && !this.isNobody(address);
   }
 

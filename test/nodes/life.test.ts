@@ -295,6 +295,20 @@ test("load(): an address that is a node of its own stays its home, though a name
   assert.is(restart(stage).nodes.find(address("198.51.100.1")), bare);
 });
 
+test("load(): an address that the router lost meanwhile is nobody else's until the next tick, then not the router's", () => {
+  const stage = new Stage().router();
+  stage.own("198.51.100.1");
+  const router = stage.id("198.51.100.1");
+  const next = restart(stage).router();
+  next.neighbour("10.77.0.11", laptop);
+  const name = next.resolve("10.77.0.11", "a.example.", ["198.51.100.1"]);
+  assert.is(next.id("198.51.100.1"), router);
+  assert.equal(next.ips(name), []);
+  next.pass(10_000);
+  assert.not.ok(next.ips(router).includes("198.51.100.1"));
+  assert.ok(next.ips(router).includes("10.77.0.1"));
+});
+
 test("a state that is loaded and saved again is the same but for the reserve", () => {
   const stage = new Stage().router();
   stage.lease("10.77.0.11", laptop, { name: "laptop" });
