@@ -15,7 +15,7 @@ import { enclose } from "./lab/enclosure.ts";
 
 /** Folders whose tests compute only. */
 const pure = ["lib", "ubus", "nodes", "flows", "publish", "config", "cli", "fake"];
-const limitMs = 240_000;
+const limitMs = 480_000;
 
 interface Outcome {
   readonly passed: number;
