@@ -224,7 +224,8 @@ class Running implements Agent {
     this.#syncPins();
     const results = await Promise.allSettled([
       this.#apply(),
-      this.#saveNodes(),
+      // Most decisions name nodes that are on disk as they are: thousands need not be written out to find that out.
+      ...(this.#nodes.dirty || this.#nodesStore.dirty ? [this.#saveNodes()] : []),
       this.#flowsStore.save(() => this.#flows.save()),
     ]);
     const faults = results.flatMap((each) => (each.status === "rejected" ? [each.reason as unknown] : []));

@@ -175,7 +175,7 @@ export class Senses {
   }
 
   #account(deltas: readonly Delta[]): void {
-    const now = this.#system.now();
+    const at = this.#moment;
     for (const delta of deltas) {
       const { source, bytesOut, packetsOut, bytesIn, packetsIn } = delta;
       // Whom it really reaches: behind a port forwarding that is who answers.
@@ -184,8 +184,8 @@ export class Senses {
       if (packets === 0) continue;
       // What the router itself does elsewhere is nobody's traffic.
       if (!this.#nodes.isLocal(source) && !this.#nodes.isLocal(destination)) continue;
-      const from = this.#nodes.nodeFor(source, { asker: destination, at: this.#moment });
-      const to = this.#nodes.nodeFor(destination, { asker: source, at: this.#moment });
+      const from = this.#nodes.nodeFor(source, { asker: destination, at });
+      const to = this.#nodes.nodeFor(destination, { asker: source, at });
       if (from === undefined || to === undefined || from === to) continue;
       const out = { bytesOut: BigInt(bytesOut), packetsOut: BigInt(packetsOut) };
       const back = { bytesIn: BigInt(bytesIn), packetsIn: BigInt(packetsIn) };
@@ -200,7 +200,7 @@ export class Senses {
         ...{ from, to, protocol: delta.protocol, fromPort: delta.sourcePort },
         toPort: delta.reply.sourcePort,
         icmpType: delta.icmpType ?? 0,
-        ...{ bytes: bytesOut + bytesIn, packets, at: now },
+        ...{ bytes: bytesOut + bytesIn, packets, at: at.now },
       });
     }
     this.#options.noticed();

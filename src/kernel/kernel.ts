@@ -7,6 +7,7 @@
  * is repaired; rules of others are never touched. Two back ends do the work: nft, or ipset with iptables.
  */
 
+import { sameBytes } from "../lib/bytes.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { deleteConnections } from "./cut.ts";
@@ -332,8 +333,4 @@ function orderOf(plan: Plan): Order {
     throw new RangeError(`Cannot tap: ${group} is no NFLOG group`);
   }
   return { dispatch, tapGroup: group };
-}
-
-function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
-  return left.length === right.length && left.every((byte, at) => byte === right[at]);
 }

@@ -10,6 +10,7 @@
  * once when it ends.
  */
 
+import { sameBytes } from "../lib/bytes.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import { isObject, type Json } from "../lib/json.ts";
 import type { Cancel, Clock, Disk } from "./system.ts";
@@ -144,10 +145,6 @@ async function setAside(disk: Disk, path: string): Promise<string> {
   } catch (thrown) {
     return `not moved aside (${messageOf(thrown)})`;
   }
-}
-
-function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
-  return left.length === right.length && left.every((byte, index) => byte === right[index]);
 }
 
 /** The writing half of a store. Made by `openStore`. */
