@@ -12,19 +12,19 @@
  */
 
 import type { Config } from "../config/config.ts";
-import { Flows, flowMethods, flowsFormat, listNames, spinMethods } from "../flows/flows.ts";
+import { Flows, flowMethods, listNames, spinMethods } from "../flows/flows.ts";
 import { type ApplyOptions, type Kernel, openKernel } from "../kernel/kernel.ts";
 import { emptyPlan } from "../kernel/plan.ts";
 import { compareAddresses } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
-import { type Moment, Nodes, nodeMethods, nodesFormat } from "../nodes/nodes.ts";
+import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
 import { Publish } from "../publish/publish.ts";
-import { openStore, type Store } from "../system/store.ts";
 import type { Cancel, System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import { connectUbus, type Ubus } from "../ubus/ubus.ts";
 import { brokerOf } from "./broker.ts";
 import { Senses } from "./senses.ts";
+import { type Loaded, loadState, type State } from "./state.ts";
 
 export interface AgentOptions {
   readonly config: Config;
@@ -41,11 +41,6 @@ export interface Agent {
 /** Pin of nodes that blocks and lists name. */
 const decided = "flows";
 const tickMs = 250;
-/** Changes that a crash may lose wait this long for company, to spare the flash. */
-const lazySaveMs = 30_000;
-/** New devices are saved at once, so many in a row, and then once in this time. */
-const savesAtOnce = 50;
-const strangersMs = 10_000;
 const retryApplyMs = 5_000;
 
 /** Starts everything. @throws Fault if the kernel cannot be told anything; nothing else stops it. */
@@ -60,28 +55,18 @@ class Running implements Agent {
   readonly #options: AgentOptions;
   readonly #startedAt: number;
   readonly #cancels: Cancel[] = [];
-  readonly #damages: string[] = [];
   #nodes!: Nodes;
   #flows!: Flows;
-  #nodesStore!: Store;
-  #flowsStore!: Store;
+  #state!: State;
   #senses!: Senses;
   #kernel: Promise<Kernel> | undefined;
   #opened: Kernel | undefined;
   #ubus: Ubus | undefined;
   #publish: Publish | undefined;
-  /** The last save of nodes that somebody waits for; rejects never. */
-  #nodesSaved: Promise<void> = Promise.resolve();
-  #devices = 0;
-  /** Saves for new devices that may happen at once. */
-  #allowance = savesAtOnce;
-  #allowanceAt = 0;
   #pinned: ReadonlySet<number> = new Set();
   /** A new plan is about to be made; true: its boot text must not lag. */
   #replanning: boolean | undefined;
   #cancelRetry: Cancel | undefined;
-  /** The nodes were read from a copy or an older generation. */
-  #isRestored = false;
   /** Everything that was to be opened is open. */
   #ready = false;
   #closed = false;
@@ -95,7 +80,7 @@ class Running implements Agent {
   async start(): Promise<void> {
     const { main, mqtt } = this.#options.config;
     const system = this.#system;
-    await this.#loadState();
+    const { isRestored } = await this.#loadState();
     // ── Nothing is touched above this line ──────────────────────────────────────────────────────────────────
     this.#kernel = openKernel(system, {
       backend: main.backend,
@@ -111,10 +96,7 @@ class Running implements Agent {
     }
     // What was blocked is enforced before anything is looked at.
     await this.#applyFirst();
-    // Numbers for new nodes are set aside on disk; after damage twice, so that the generation before is sound too.
-    this.#saveNodes()
-      .then(() => (this.#isRestored ? this.#saveNodes() : undefined))
-      .catch(() => {});
+    void this.#state.reserve(isRestored);
     this.#offerDecisions();
     await this.#applyTap();
     this.#senses = new Senses(
@@ -147,36 +129,14 @@ class Running implements Agent {
     this.#senses?.close();
     this.#ubus?.close();
     await this.#publish?.close();
-    const last = () => this.#nodes.save(this.#moment, { last: true });
-    // Faults were reported by the stores.
-    await Promise.allSettled([this.#nodesStore.save(last), this.#flowsStore.close()]);
-    await this.#nodesStore.close().catch(() => {});
+    await this.#state.close();
     this.#opened?.close();
   }
 
-  async #loadState(): Promise<void> {
+  async #loadState(): Promise<Loaded> {
     const { main } = this.#options.config;
-    const system = this.#system;
-    const onFault = (fault: Fault | undefined) => {
-      if (fault) system.log("error", fault.message);
-      else system.log("info", "the state is on disk again");
-    };
-    const [nodes, flows] = await Promise.all([
-      openStore(system, `${main.stateDir}/nodes.json`, {
-        ...nodesFormat,
-        copied: true,
-        onSaved: () => this.#nodes.saved(),
-        onFault,
-      }),
-      openStore(system, `${main.stateDir}/flows.json`, { ...flowsFormat, copied: true, onFault }),
-    ]);
-    for (const { damage } of [nodes, flows]) {
-      if (!damage) continue;
-      system.log("error", damage.message);
-      this.#damages.push(damage.message);
-    }
-    this.#nodesStore = nodes.store;
-    this.#flowsStore = flows.store;
+    const loaded = await loadState(this.#system, main.stateDir);
+    this.#state = loaded.state;
     this.#flows = new Flows(
       {
         resolve: (id) => this.#nodes.resolve(id),
@@ -189,7 +149,7 @@ class Running implements Agent {
         maxBlocks: main.maxBlocks,
         idleMs: main.flowExpiry * 1_000,
       },
-      flows.state,
+      loaded.flows,
     );
     this.#nodes = new Nodes({
       limits: {
@@ -207,10 +167,10 @@ class Running implements Agent {
       // What a far name is answered changes all the time: the boot text may lag behind. Devices' addresses don't.
       onEnds: (ids) => this.#replan(ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0)),
     });
-    if (nodes.state) this.#nodes.load(nodes.state, this.#moment, { older: nodes.damage !== undefined });
-    this.#isRestored = nodes.damage !== undefined;
+    if (loaded.nodes) this.#nodes.load(loaded.nodes, this.#moment, { older: loaded.isRestored });
     this.#syncPins();
-    this.#devices = this.#nodes.devices;
+    this.#state.attach(this.#nodes, this.#flows);
+    return loaded;
   }
 
   get #moment(): Moment {
@@ -222,12 +182,7 @@ class Running implements Agent {
   /** What flows asks for each decision: enforced and durable. */
   async #commit(): Promise<void> {
     this.#syncPins();
-    const results = await Promise.allSettled([
-      this.#apply(),
-      // Most decisions name nodes that are on disk as they are: thousands need not be written out to find that out.
-      ...(this.#nodes.dirty || this.#nodesStore.dirty ? [this.#saveNodes()] : []),
-      this.#flowsStore.save(() => this.#flows.save()),
-    ]);
+    const results = await Promise.allSettled([this.#apply(), ...this.#state.decided()]);
     const faults = results.flatMap((each) => (each.status === "rejected" ? [each.reason as unknown] : []));
     // Not enforced outweighs not durable.
     const worst = faults.find((each) => !(each instanceof Fault && each.code === "storage")) ?? faults[0];
@@ -289,7 +244,7 @@ class Running implements Agent {
     this.#syncPins();
     this.#replan(true);
     // The fault was reported by the store, which tries again.
-    this.#flowsStore.save(() => this.#flows.save()).catch(() => {});
+    this.#state.saveFlows().catch(() => {});
   }
 
   /** Pins the nodes that decisions name, so that they stay and are stored. */
@@ -302,31 +257,8 @@ class Running implements Agent {
     this.#pinned = wanted;
   }
 
-  #saveNodes(): Promise<void> {
-    const saved = this.#nodesStore.save(() => this.#nodes.save(this.#moment));
-    this.#nodesSaved = saved.catch(() => {});
-    return saved;
-  }
-
-  /** After evidence: new devices go to disk at once, the rest in its time. */
   #noticed(): void {
-    if (!this.#nodes.dirty || this.#closed) return;
-    const { devices } = this.#nodes;
-    const isNew = devices > this.#devices;
-    this.#devices = devices;
-    if (isNew && this.#maySaveNow()) this.#saveNodes().catch(() => {});
-    else this.#nodesStore.saveSoon(() => this.#nodes.save(this.#moment), isNew ? strangersMs : lazySaveMs);
-  }
-
-  /** Whoever invents devices by the thousand must not wear the flash: some at once, then one save in a while. */
-  #maySaveNow(): boolean {
-    const now = this.#system.now();
-    const earned = (now - this.#allowanceAt) / strangersMs;
-    this.#allowance = Math.min(savesAtOnce, this.#allowance + earned);
-    this.#allowanceAt = now;
-    if (this.#allowance < 1) return false;
-    this.#allowance--;
-    return true;
+    if (!this.#closed) this.#state.noticed();
   }
 
   // Telling.
@@ -346,7 +278,7 @@ class Running implements Agent {
     this.#ubus = ubus;
     this.#offer({
       gatehouse: this.#ownMethods(),
-      "gatehouse.nodes": this.#durably(nodeMethods(this.#nodes, { changed: () => this.#saveNodes() })),
+      "gatehouse.nodes": this.#durably(nodeMethods(this.#nodes, { changed: () => this.#state.saveNodes() })),
     });
   }
 
@@ -372,7 +304,7 @@ class Running implements Agent {
     const entries = Object.entries(methods).map(([name, method]) => {
       const call: typeof method.call = async (args, caller) => {
         const answer = await method.call(args, caller);
-        await this.#nodesSaved;
+        await this.#state.settled;
         return answer;
       };
       return [name, { ...method, call }];
@@ -393,7 +325,6 @@ class Running implements Agent {
 
   #status() {
     const { version } = this.#options;
-    const storage = [this.#nodesStore, this.#flowsStore].flatMap((store) => store.lastFault?.message ?? []);
     return {
       version,
       ready: this.#ready,
@@ -406,8 +337,8 @@ class Running implements Agent {
       flows: { ...this.#flows.counters },
       senses: this.#senses?.status ?? {},
       mqtt: { ...this.#publish?.counters },
-      damaged: this.#damages,
-      storage,
+      damaged: [...this.#state.damages],
+      storage: this.#state.faults,
     };
   }
 
@@ -445,7 +376,7 @@ class Running implements Agent {
       this.#nodes.takeRemoved(),
     ];
     if (publish) {
-      void this.#nodesSaved.then(() => {
+      void this.#state.settled.then(() => {
         for (const id of changed) publish.changed(id);
         for (const { id, into } of merged) publish.merged(id, into);
         for (const { id } of removed) publish.removed(id);
