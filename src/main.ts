@@ -10,7 +10,7 @@ import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { type Agent, startAgent } from "./agent/agent.ts";
-import { runCli, type Verb } from "./cli/cli.ts";
+import { captureVerb, replayVerb, runCli, type Verb } from "./cli/cli.ts";
 import { loadConfig } from "./config/config.ts";
 import { messageOf } from "./lib/fault.ts";
 import { openLinux } from "./system/linux.ts";
@@ -109,6 +109,11 @@ const check: Verb = {
   },
 };
 
+/** Bytes for standard output. @returns false if its reader has left. */
+function writeOut(bytes: Uint8Array): Promise<boolean> {
+  return new Promise((resolve) => process.stdout.write(bytes, (error) => resolve(!error)));
+}
+
 /** The value behind a flag; undefined if the flag is not there. */
 function optionOf(args: readonly string[], flag: string): string | undefined {
   const at = args.indexOf(flag);
@@ -130,6 +135,8 @@ async function main(): Promise<void> {
       ["run", run],
       ["bus", bus],
       ["check", check],
+      ["capture", captureVerb(writeOut)],
+      ["replay", replayVerb(() => ({ pieces: process.stdin, close: () => void process.stdin.destroy() }))],
     ]),
   });
 }

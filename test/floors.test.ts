@@ -20,6 +20,8 @@ const floors: Record<string, number> = {
   ipref: 3,
   isolation: 3,
   publish: 3,
+  spin: 3,
+  capture: 3,
   config: 3,
   cli: 4,
   agent: 4,

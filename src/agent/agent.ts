@@ -4,27 +4,40 @@
  *     evidence ──► nodes ──► who is where ──┐
  *     traffic  ──► flows ──► what is blocked ┴─► plan ──► kernel
  *                    │
- *                    └──► stores (disk), bus (answers), publish (MQTT)
+ *                    └──► stores (disk), bus and SPIN's doors (answers), publish (MQTT)
  *
  * A decision is answered when the kernel enforces it and the disk knows it. A new device is told to nobody
  * before its id is on disk, so that no crash gives it another one. Nodes that blocks and lists name are pinned;
  * when one of them gets an address, the plan goes to the kernel at once.
  */
 
+import { Captures, captureMethods } from "../capture/capture.ts";
 import type { Config } from "../config/config.ts";
 import { Flows, flowMethods, listNames, spinMethods } from "../flows/flows.ts";
-import { type ApplyOptions, type Kernel, openKernel } from "../kernel/kernel.ts";
-import { emptyPlan } from "../kernel/plan.ts";
-import { compareAddresses } from "../lib/address.ts";
-import { Fault, messageOf } from "../lib/fault.ts";
+import { type Kernel, openKernel } from "../kernel/kernel.ts";
+import { messageOf } from "../lib/fault.ts";
+import type { JsonObject } from "../lib/json.ts";
 import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
-import { Publish } from "../publish/publish.ts";
+import {
+  ExternalSource,
+  openRpcSocket,
+  Rpc,
+  type RpcSocket,
+  rpcMethods,
+} from "../spin/spin.ts";
 import type { Cancel, System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import { connectUbus, type Ubus } from "../ubus/ubus.ts";
-import { brokerOf } from "./broker.ts";
+import { type DoorParts, spinDoor } from "./door.ts";
+import { Enforce } from "./enforce.ts";
+import { explain } from "./explain.ts";
+import { externalSink } from "./external.ts";
+import { ownMethods } from "./methods.ts";
 import { Senses } from "./senses.ts";
 import { type Loaded, loadState, type State } from "./state.ts";
+import { takeOver, takeOverOnce } from "./takeover.ts";
+import { Taps } from "./taps.ts";
+import { Telling, takeNews } from "./telling.ts";
 
 export interface AgentOptions {
   readonly config: Config;
@@ -38,10 +51,7 @@ export interface Agent {
   close(): Promise<void>;
 }
 
-/** Pin of nodes that blocks and lists name. */
-const decided = "flows";
 const tickMs = 250;
-const retryApplyMs = 5_000;
 
 /** Starts everything. @throws Fault if the kernel cannot be told anything; nothing else stops it. */
 export async function startAgent(system: System, options: AgentOptions): Promise<Agent> {
@@ -58,15 +68,15 @@ class Running implements Agent {
   #nodes!: Nodes;
   #flows!: Flows;
   #state!: State;
-  #senses!: Senses;
-  #kernel: Promise<Kernel> | undefined;
-  #opened: Kernel | undefined;
+  #enforce!: Enforce;
+  #taps!: Taps;
+  #senses: Senses | undefined;
+  #kernel: Kernel | undefined;
   #ubus: Ubus | undefined;
-  #publish: Publish | undefined;
-  #pinned: ReadonlySet<number> = new Set();
-  /** A new plan is about to be made; true: its boot text must not lag. */
-  #replanning: boolean | undefined;
-  #cancelRetry: Cancel | undefined;
+  #telling: Telling | undefined;
+  #rpcSocket: RpcSocket | undefined;
+  #external: ExternalSource | undefined;
+  #captures: Captures | undefined;
   /** Everything that was to be opened is open. */
   #ready = false;
   #closed = false;
@@ -82,23 +92,26 @@ class Running implements Agent {
     const system = this.#system;
     const { isRestored } = await this.#loadState();
     // ── Nothing is touched above this line ──────────────────────────────────────────────────────────────────
-    this.#kernel = openKernel(system, {
+    const kernel = openKernel(system, {
       backend: main.backend,
       stateDirectory: main.stateDir,
       lanDevices: main.lanDevice,
     });
+    this.#join(kernel);
     this.#openBus();
     try {
-      this.#opened = await this.#kernel;
+      this.#kernel = await kernel;
     } catch (thrown) {
       this.#ubus?.close();
       throw thrown;
     }
     // What was blocked is enforced before anything is looked at.
-    await this.#applyFirst();
+    await this.#enforce.applyFirst();
     void this.#state.reserve(isRestored);
-    this.#offerDecisions();
-    await this.#applyTap();
+    await takeOverOnce(system, { directory: main.spinDir, stateDirectory: main.stateDir }, this.#doorParts);
+    const rpc = this.#offerDecisions();
+    await this.#taps.open();
+    await this.#enforce.openTap();
     this.#senses = new Senses(
       system,
       { nodes: this.#nodes, flows: this.#flows },
@@ -107,12 +120,21 @@ class Running implements Agent {
         wanDevices: main.wanDevice,
         leaseFile: main.leaseFile,
         dhcpConfig: main.dhcpConfig,
-        dnsGroup: main.dnsGroup,
+        tapCounters: () => this.#taps.dnsCounters,
         noticed: () => this.#noticed(),
       },
     );
     await this.#senses.open();
-    if (mqtt.enabled) await this.#openPublish();
+    await this.#openSockets(rpc);
+    if (mqtt.enabled) {
+      this.#telling = new Telling(system, mqtt, {
+        nodes: this.#nodes,
+        flows: this.#flows,
+        rpc,
+        stats: () => this.#stats(),
+        settled: () => this.#state.settled,
+      });
+    }
     this.#cancels.push(system.every(tickMs, () => this.#tick()));
     this.#ready = true;
     system.log(
@@ -125,12 +147,19 @@ class Running implements Agent {
     if (this.#closed) return;
     this.#closed = true;
     for (const cancel of this.#cancels.splice(0)) cancel();
-    this.#cancelRetry?.();
+    this.#enforce.close();
     this.#senses?.close();
+    this.#external?.close();
+    await Promise.all([this.#taps.close(), this.#rpcSocket?.close(), this.#captures?.close()]);
     this.#ubus?.close();
-    await this.#publish?.close();
+    await this.#telling?.close();
     await this.#state.close();
-    this.#opened?.close();
+    this.#kernel?.close();
+  }
+
+  get #moment(): Moment {
+    const date = this.#system.date();
+    return { now: this.#system.now(), date, offsetMs: this.#system.zoneOffsetMs(date) };
   }
 
   async #loadState(): Promise<Loaded> {
@@ -140,14 +169,17 @@ class Running implements Agent {
     this.#flows = new Flows(
       {
         resolve: (id) => this.#nodes.resolve(id),
-        commit: () => this.#commit(),
+        addressesOf: (id) => this.#nodes.end(id)?.addresses ?? [],
+        commit: () => this.#enforce.commit(),
         changed: (ids, lists) => {
-          for (const id of ids) this.#publish?.changed(id);
-          for (const list of lists) this.#publish?.listChanged(list);
+          for (const id of ids) this.#telling?.publish.changed(id);
+          for (const list of lists) this.#telling?.publish.listChanged(list);
+          this.#telling?.publish.pairsChanged();
         },
         maxRecords: main.maxFlows,
         maxBlocks: main.maxBlocks,
         idleMs: main.flowExpiry * 1_000,
+        seed: new DataView(this.#system.random(4).buffer).getUint32(0),
       },
       loaded.flows,
     );
@@ -164,75 +196,52 @@ class Running implements Agent {
         excepted: this.#flows.isListed("allow", id),
       }),
       onMerge: (old, into) => this.#merged(old, into),
+      onSplit: (old, from) => {
+        if (this.#flows.split(old, from)) void this.#enforce.moved();
+      },
       // What a far name is answered changes all the time: the boot text may lag behind. Devices' addresses don't.
-      onEnds: (ids) => this.#replan(ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0)),
+      onEnds: (ids) => {
+        this.#enforce.replan(ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0));
+        for (const list of listNames) {
+          if (ids.some((id) => this.#flows.isListed(list, id))) this.#telling?.publish.listChanged(list);
+        }
+      },
     });
     if (loaded.nodes) this.#nodes.load(loaded.nodes, this.#moment, { older: loaded.isRestored });
-    this.#syncPins();
     this.#state.attach(this.#nodes, this.#flows);
     return loaded;
   }
 
-  get #moment(): Moment {
-    return { now: this.#system.now(), date: this.#system.date() };
-  }
-
-  // Enforcing and remembering.
-
-  /** What flows asks for each decision: enforced and durable. */
-  async #commit(): Promise<void> {
-    this.#syncPins();
-    const results = await Promise.allSettled([this.#apply(), ...this.#state.decided()]);
-    const faults = results.flatMap((each) => (each.status === "rejected" ? [each.reason as unknown] : []));
-    // Not enforced outweighs not durable.
-    const worst = faults.find((each) => !(each instanceof Fault && each.code === "storage")) ?? faults[0];
-    if (worst !== undefined) throw worst;
-  }
-
-  async #apply(options?: ApplyOptions): Promise<void> {
-    const kernel = this.#opened ?? (await this.#kernel!);
-    const plan = this.#flows.plan((id) => this.#nodes.end(id));
-    await kernel.apply("flows", plan, options);
-  }
-
-  /** A disk that takes no boot text is said, and no reason not to run. */
-  async #applyFirst(): Promise<void> {
-    try {
-      await this.#apply();
-    } catch (thrown) {
-      if (!(thrown instanceof Fault && thrown.code === "storage")) throw thrown;
-      this.#system.log("error", thrown.message);
-    }
-  }
-
-  async #applyTap(): Promise<void> {
-    const { dnsGroup } = this.#options.config.main;
-    try {
-      await this.#opened!.apply("nodes", { ...emptyPlan, tap: { group: dnsGroup } });
-    } catch (thrown) {
-      // Without the tap names are missing; blocks don't need it.
-      this.#system.log("error", messageOf(thrown));
-    }
-  }
-
-  /** Addresses of nodes in the plan changed. */
-  #replan(durable: boolean): void {
-    if (this.#closed || !this.#opened) return;
-    const planned = this.#replanning !== undefined;
-    this.#replanning = durable || this.#replanning === true;
-    if (planned) return;
-    // At the end of this batch of evidence, however many nodes it moved.
-    void Promise.resolve().then(async () => {
-      const options = { durable: this.#replanning === true };
-      this.#replanning = undefined;
-      try {
-        await this.#apply(options);
-      } catch (thrown) {
-        this.#system.log("error", messageOf(thrown));
-        this.#cancelRetry?.();
-        this.#cancelRetry = this.#system.after(retryApplyMs, () => this.#replan(true));
-      }
-    });
+  /** Decisions, kernel and disk. */
+  #join(kernel: Promise<Kernel>): void {
+    const { main } = this.#options.config;
+    const [nodes, flows, system] = [this.#nodes, this.#flows, this.#system];
+    const asked = (question: { from: number; queried: number; name: string }) => this.#asked(question);
+    this.#taps = new Taps(
+      system,
+      { nodes, flows },
+      {
+        dnsGroup: main.dnsGroup,
+        blockedGroup: main.blockedGroup,
+        answerQueue: main.answerQueue,
+        asked,
+        noticed: () => this.#noticed(),
+        followed: () => this.#enforce.following,
+      },
+    );
+    this.#enforce = new Enforce(
+      system,
+      { nodes, flows, state: this.#state, kernel },
+      {
+        dnsGroup: main.dnsGroup,
+        blockedGroup: main.blockedGroup,
+        answerQueue: main.answerQueue,
+        holdAnswers: main.holdAnswers,
+        hold: (wanted) => this.#taps.hold(wanted),
+      },
+    );
+    // A crash may have fallen between the saves of nodes and flows.
+    if (flows.reconcile()) this.#enforce.syncPins();
   }
 
   #merged(old: number, into: number): void {
@@ -240,25 +249,15 @@ class Running implements Agent {
     for (const [one, other] of dropped) {
       this.#system.log("warning", `the block of ${one} and ${other} ended: they are one node now`);
     }
-    if (!changed) return;
-    this.#syncPins();
-    this.#replan(true);
-    // The fault was reported by the store, which tries again.
-    this.#state.saveFlows().catch(() => {});
-  }
-
-  /** Pins the nodes that decisions name, so that they stay and are stored. */
-  #syncPins(): void {
-    const wanted = this.#flows.pinned();
-    for (const id of this.#pinned) if (!wanted.has(id)) this.#nodes.unpin(id, decided);
-    for (const id of wanted) {
-      if (!this.#pinned.has(id) && this.#nodes.resolve(id) !== undefined) this.#nodes.pin(id, decided);
-    }
-    this.#pinned = wanted;
+    if (changed) void this.#enforce.moved();
   }
 
   #noticed(): void {
     if (!this.#closed) this.#state.noticed();
+  }
+
+  #asked({ from, queried, name }: { from: number; queried: number; name: string }): void {
+    this.#telling?.publish.dnsQuery({ from, queriednode: queried, query: name });
   }
 
   // Telling.
@@ -277,20 +276,49 @@ class Running implements Agent {
     });
     this.#ubus = ubus;
     this.#offer({
-      gatehouse: this.#ownMethods(),
-      "gatehouse.nodes": this.#durably(nodeMethods(this.#nodes, { changed: () => this.#state.saveNodes() })),
+      gatehouse: ownMethods({
+        status: () => this.#status(),
+        explain: (from, to) =>
+          explain([from, to], {
+            nodes: this.#nodes,
+            flows: this.#flows,
+            kernel: this.#kernel!,
+            dateOf: (at) => this.#dateOf(at),
+          }),
+        print: () => this.#kernel?.printAll() ?? "",
+        takeOver: async (directory) => {
+          const taken = await takeOver(this.#system, directory, this.#doorParts);
+          return { ...taken.takeover, complete: taken.isWhole } as JsonObject;
+        },
+      }),
+      "gatehouse.nodes": this.#durably(
+        nodeMethods(this.#nodes, {
+          changed: async () => {
+            await Promise.all([this.#state.saveNodes(), this.#enforce.following]);
+          },
+        }),
+      ),
     });
   }
 
   /** Decisions are shown and taken only once those of the last life are in force. */
-  #offerDecisions(): void {
+  #offerDecisions(): Rpc {
+    const { main } = this.#options.config;
+    const rpc = new Rpc(spinDoor(this.#doorParts), (line) => this.#system.log("error", line));
+    this.#captures = new Captures(this.#system, {
+      directory: `${main.runDir}/captures`,
+      interfaces: main.lanDevice,
+      end: (id) => this.#nodes.end(id),
+    });
     this.#offer({
-      spin: spinMethods(this.#flows),
+      spin: { ...spinMethods(this.#flows), ...rpcMethods(rpc) },
       "gatehouse.flows": flowMethods(this.#flows, {
-        dateOf: (at) => at + this.#system.date() - this.#system.now(),
+        dateOf: (at) => this.#dateOf(at),
         sharedWith: (id) => this.#nodes.sharedWith(id),
       }),
+      "gatehouse.capture": captureMethods(this.#captures),
     });
+    return rpc;
   }
 
   #offer(objects: Readonly<Record<string, Methods>>): void {
@@ -312,76 +340,101 @@ class Running implements Agent {
     return Object.fromEntries(entries);
   }
 
-  #ownMethods(): Methods {
+  get #doorParts(): DoorParts {
     return {
-      status: {
-        args: {},
-        access: "read",
-        doc: "Version, back end, what is watched, counted, lost and limited.",
-        call: () => this.#status(),
-      },
+      nodes: this.#nodes,
+      flows: this.#flows,
+      moment: () => this.#moment,
+      saveNodes: () => this.#state.saveNodes(),
     };
   }
 
-  #status() {
-    const { version } = this.#options;
+  #dateOf(at: number): number {
+    return at + this.#system.date() - this.#system.now();
+  }
+
+  async #status(): Promise<JsonObject> {
+    const kernel = this.#kernel;
+    const unseen = (await this.#senses?.blindSpots()) ?? [];
+    const dropped = await kernel?.dropped("flows").catch(() => undefined);
     return {
-      version,
+      version: this.#options.version,
       ready: this.#ready,
       uptime: Math.floor((this.#system.now() - this.#startedAt) / 1_000),
       resident_bytes: this.#system.self.residentBytes(),
-      backend: this.#opened?.backend ?? "opening",
-      kernel: { ...this.#opened?.counters },
-      limits: [...(this.#opened?.limits ?? [])],
-      nodes: { ...this.#nodes.status },
-      flows: { ...this.#flows.counters },
-      senses: this.#senses?.status ?? {},
-      mqtt: { ...this.#publish?.counters },
+      backend: kernel?.backend ?? "opening",
+      kernel: { ...kernel?.counters, ...(dropped !== undefined && { dropped_packets: dropped }) },
+      limits: [...(kernel?.limits ?? [])],
+      unseen: unseen.map((spot) => ({ ...spot })),
+      lan_devices: [...this.#options.config.main.lanDevice],
+      nodes: { ...this.#nodes.status } as JsonObject,
+      flows: { ...this.#flows.counters } as JsonObject,
+      senses: { ...this.#senses?.status, ...this.#taps.status } as JsonObject,
+      rpc: { ...this.#rpcSocket?.counters } as JsonObject,
+      external: { ...this.#external?.counters } as JsonObject,
+      mqtt: { ...this.#telling?.status } as JsonObject,
       damaged: [...this.#state.damages],
       storage: this.#state.faults,
     };
   }
 
-  async #openPublish(): Promise<void> {
-    const { mqtt } = this.#options.config;
-    const broker = await brokerOf(this.#system, mqtt);
-    if (this.#closed) return;
-    this.#publish = new Publish(this.#system, {
-      prefix: mqtt.prefix,
-      broker,
-      nodeIds: () => this.#nodes.ids(),
-      node: (id) => this.#nodes.info(id),
-      takeTraffic: () => this.#flows.takeTraffic(),
-      lists: listNames,
-      listed: (list) => this.#listed(list),
-    });
+  /** SPIN's sockets, where they are wanted. One that cannot be opened is said; the agent runs without. */
+  async #openSockets(rpc: Rpc): Promise<void> {
+    const { rpcSocket, rpcUid, extsrcSocket } = this.#options.config.main;
+    try {
+      if (rpcSocket !== "") {
+        this.#rpcSocket = await openRpcSocket(this.#system, rpc, { path: rpcSocket, uids: rpcUid });
+      }
+      if (extsrcSocket !== "") {
+        this.#external = new ExternalSource(this.#system, {
+          path: extsrcSocket,
+          sink: externalSink({
+            nodes: this.#nodes,
+            flows: this.#flows,
+            moment: () => this.#moment,
+            asked: (question) => this.#asked(question),
+            noticed: () => this.#noticed(),
+          }),
+          onFault: (fault) => this.#system.log("warning", fault.message),
+        });
+      }
+    } catch (thrown) {
+      this.#system.log("error", messageOf(thrown));
+    }
   }
 
-  /** The addresses of the nodes on a list. */
-  #listed(list: string): string[] {
-    const name = listNames.find((each) => each === list);
-    const ids = name === undefined ? [] : this.#flows.listed(name);
-    return ids.flatMap((id) => this.#nodes.end(id)?.addresses ?? []).sort(compareAddresses);
+  /** Counters that SPIN's clients may want to draw. */
+  *#stats() {
+    const modules = {
+      node_cache: this.#nodes.status,
+      flows: this.#flows.counters,
+      kernel: this.#kernel?.counters ?? {},
+      conntrack: this.#senses?.status.conntrack ?? {},
+      dns: this.#taps.status.dns,
+    };
+    for (const [module, counters] of Object.entries(modules)) {
+      for (const [name, value] of Object.entries(counters)) {
+        if (typeof value === "number") yield { module, name, type: 0 as const, value, count: value };
+      }
+    }
   }
 
   #tick(): void {
     const at = this.#moment;
-    this.#nodes.tick(at);
-    this.#flows.tick(at.now);
+    const [nodes, flows] = [this.#nodes, this.#flows];
+    nodes.tick(at);
+    flows.tick(at.now);
     this.#noticed();
-    const publish = this.#publish;
-    const [changed, merged, removed] = [
-      this.#nodes.takeChanged(),
-      this.#nodes.takeMerged(),
-      this.#nodes.takeRemoved(),
-    ];
-    if (publish) {
-      void this.#state.settled.then(() => {
-        for (const id of changed) publish.changed(id);
-        for (const { id, into } of merged) publish.merged(id, into);
-        for (const { id } of removed) publish.removed(id);
-      });
-      publish.tick(at.now);
-    } else this.#flows.takeTraffic();
+    const news = takeNews(nodes);
+    for (const { address, claimant, holder } of nodes.takeConflicts()) {
+      this.#system.log("warning", `${claimant} answers for ${address}, which is node ${holder}'s`);
+    }
+    const ended = news.removed.filter(({ id, reason }) => reason === "alias" && flows.forget(id));
+    if (ended.length > 0) this.#state.saveFlows().catch(() => {});
+    if (this.#telling) this.#telling.tick(at.now, news);
+    else {
+      flows.takeTraffic();
+      flows.takeBlocked(at.now);
+    }
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What the agent perceives, turned into evidence: interfaces, neighbours, connections, DNS, leases, host names.
+ * What the agent perceives, turned into evidence: interfaces, neighbours, connections, leases, host names.
  *
  * Keeps which interface is on which side, by number. Everything else goes at once to the nodes (who is there)
  * and the flows (what passed). What cannot be watched is told once to `onFault` and tried again by its watcher;
@@ -13,8 +13,7 @@ import {
   type Delta,
   type InterfaceAddress,
   type Neighbour,
-  type Nflog,
-  openNflog,
+  type NflogCounters,
   type RouteWatch,
   watchConntrack,
   watchRoute,
@@ -23,13 +22,16 @@ import { prefixOf } from "../lib/address.ts";
 import { messageOf } from "../lib/fault.ts";
 import { type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../nodes/nodes.ts";
 import type { Cancel, System } from "../system/system.ts";
+import { Accounts } from "./accounts.ts";
+import { type BlindSpot, Honesty } from "./honesty.ts";
 
 export interface SensesOptions {
   readonly lanDevices: readonly string[];
   readonly wanDevices: readonly string[];
   readonly leaseFile: string;
   readonly dhcpConfig: string;
-  readonly dnsGroup: number;
+  /** Counters of the group that DNS is copied to. */
+  tapCounters(): NflogCounters | undefined;
   /** After evidence was taken in that may have changed nodes. */
   noticed(): void;
 }
@@ -42,15 +44,13 @@ const maxFileBytes = 4 * 1024 * 1024;
 export class Senses {
   readonly #system: System;
   readonly #nodes: Nodes;
-  readonly #flows: Flows;
+  readonly #accounts: Accounts;
+  readonly #honesty: Honesty;
   readonly #options: SensesOptions;
   readonly #sides = new Map<number, Side>();
   readonly #cancels: Cancel[] = [];
-  /** Packets of the DNS tap by what was wrong with them. */
-  readonly #tapDrops = new Map<string, number>();
   #route: RouteWatch | undefined;
   #conntrack: ConntrackWatch | undefined;
-  #nflog: Nflog | undefined;
   #skippedLeases = 0;
   #skippedHosts = 0;
   #closed = false;
@@ -58,7 +58,8 @@ export class Senses {
   constructor(system: System, rooms: { nodes: Nodes; flows: Flows }, options: SensesOptions) {
     this.#system = system;
     this.#nodes = rooms.nodes;
-    this.#flows = rooms.flows;
+    this.#accounts = new Accounts(rooms);
+    this.#honesty = new Honesty(system);
     this.#options = options;
   }
 
@@ -70,20 +71,15 @@ export class Senses {
         onLink: (_, link) => this.#placeLink(link.ifindex),
         onAddress: (change, address) => this.#address(address, change !== "remove"),
         onNeighbour: (change, neighbour) => this.#neighbour(neighbour, change === "remove"),
+        onRoutes: () => this.#hops(),
         onFault: (fault) => this.#system.log("warning", fault.message),
       });
       for (const link of this.#route.links()) this.#placeLink(link.ifindex);
+      this.#hops();
     });
     await Promise.all([
       this.#watchFile(this.#options.dhcpConfig, (text) => this.#hosts(parseUci(text).sections)),
       this.#watchFile(this.#options.leaseFile, (text) => this.#leases(text)),
-      this.#try(async () => {
-        this.#nflog = await openNflog(this.#system, {
-          group: this.#options.dnsGroup,
-          onPacket: ({ payload }) => this.#tapped(payload),
-          onFault: (fault) => this.#system.log("warning", fault.message),
-        });
-      }),
     ]);
     await this.#try(async () => {
       this.#conntrack = await watchConntrack(this.#system, {
@@ -100,7 +96,6 @@ export class Senses {
     for (const cancel of this.#cancels.splice(0)) cancel();
     this.#route?.close();
     this.#conntrack?.close();
-    this.#nflog?.close();
   }
 
   /** Figures for the status: what was read, lost and dropped. */
@@ -112,10 +107,28 @@ export class Senses {
         connections: this.#conntrack?.size ?? 0,
         counting: this.#conntrack?.counting ?? false,
       },
-      dns: { ...this.#nflog?.counters, dropped: Object.fromEntries(this.#tapDrops) },
       skipped_leases: this.#skippedLeases,
       skipped_hosts: this.#skippedHosts,
     };
+  }
+
+  /** What cannot be seen at present, and what to do about it. */
+  blindSpots(): Promise<BlindSpot[]> {
+    const route = this.#route;
+    return this.#honesty.look({
+      route: route && { ...route.counters, dropped: route.dropped },
+      conntrack: this.#conntrack && { ...this.#conntrack.counters, counting: this.#conntrack.counting },
+      dns: this.#options.tapCounters(),
+      bridges: this.#bridges(),
+    });
+  }
+
+  /** The bridges on the LAN side, with how many ports each has. */
+  #bridges(): { name: string; ports: number }[] {
+    const links = [...(this.#route?.links() ?? [])];
+    return links
+      .filter((link) => link.kind === "bridge" && this.#sides.get(link.ifindex) === "lan")
+      .map(({ name, ifindex }) => ({ name, ports: links.filter(({ master }) => master === ifindex).length }));
   }
 
   get #moment(): Moment {
@@ -166,43 +179,14 @@ export class Senses {
     this.#options.noticed();
   }
 
-  #tapped(packet: Uint8Array): void {
-    const outcome = this.#nodes.tapped(packet, this.#moment);
-    // The reasons are a closed list: the map cannot grow by what strangers send.
-    if (outcome.kind === "dropped") {
-      this.#tapDrops.set(outcome.reason, (this.#tapDrops.get(outcome.reason) ?? 0) + 1);
-    } else this.#options.noticed();
+  #hops(): void {
+    if (!this.#route) return;
+    this.#nodes.nextHops(this.#route.nextHops(), this.#moment);
+    this.#options.noticed();
   }
 
   #account(deltas: readonly Delta[]): void {
-    const at = this.#moment;
-    for (const delta of deltas) {
-      const { source, bytesOut, packetsOut, bytesIn, packetsIn } = delta;
-      // Whom it really reaches: behind a port forwarding that is who answers.
-      const destination = delta.reply.source;
-      const packets = packetsOut + packetsIn;
-      if (packets === 0) continue;
-      // What the router itself does elsewhere is nobody's traffic.
-      if (!this.#nodes.isLocal(source) && !this.#nodes.isLocal(destination)) continue;
-      const from = this.#nodes.nodeFor(source, { asker: destination, at });
-      const to = this.#nodes.nodeFor(destination, { asker: source, at });
-      if (from === undefined || to === undefined || from === to) continue;
-      const out = { bytesOut: BigInt(bytesOut), packetsOut: BigInt(packetsOut) };
-      const back = { bytesIn: BigInt(bytesIn), packetsIn: BigInt(packetsIn) };
-      this.#nodes.count(from, { ...out, ...back });
-      this.#nodes.count(to, {
-        bytesOut: back.bytesIn,
-        packetsOut: back.packetsIn,
-        bytesIn: out.bytesOut,
-        packetsIn: out.packetsOut,
-      });
-      this.#flows.account({
-        ...{ from, to, protocol: delta.protocol, fromPort: delta.sourcePort },
-        toPort: delta.reply.sourcePort,
-        icmpType: delta.icmpType ?? 0,
-        ...{ bytes: bytesOut + bytesIn, packets, at: at.now },
-      });
-    }
+    this.#accounts.book(deltas, this.#moment);
     this.#options.noticed();
   }
 

@@ -3,14 +3,17 @@
  *
  *     gatehouse [-s SOCKET] [-t SECONDS] [-v] [-S] VERB …
  *
- * The verbs of the bus are here; others come with the call.
+ * The verbs of the bus and those that are one call of the agent are here; others come with the call.
  */
 
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { System } from "../system/system.ts";
+import { shortVerbs } from "./short.ts";
 import { ubusVerbs } from "./ubus.ts";
 import { type CommandLine, noFlags, parseFlags, type Verb } from "./verb.ts";
 
+export { captureVerb } from "./capture.ts";
+export { replayVerb } from "./replay.ts";
 export type { CommandLine, Context, Flags, Verb } from "./verb.ts";
 
 /** The command line was wrong. */
@@ -32,7 +35,7 @@ const otherNames: ReadonlyMap<string | undefined, string> = new Map([
  * @returns the exit status, 0..255. Faults are reported, not thrown.
  */
 export async function runCli(argv: readonly string[], system: System, io: CommandLine): Promise<number> {
-  const verbs = new Map([...(io.verbs ?? []), ...ubusVerbs]);
+  const verbs = new Map([...(io.verbs ?? []), ...shortVerbs, ...ubusVerbs]);
   printer(verbs, "version", { summary: "print the version", print: () => io.stdout(`${io.version}\n`) });
   printer(verbs, "help", { summary: "print this", print: () => io.stdout(usageText(verbs)) });
   const usage = () => io.stderr(usageText(verbs));

@@ -48,7 +48,26 @@ const mainOptions = {
   dhcp_config: path("/etc/config/dhcp", "Where `config host` sections name devices", "may be empty"),
   rpc_socket: path("/var/run/spin_rpc.sock", "SPIN's JSON-RPC socket; empty: off", "may be empty"),
   extsrc_socket: path("", "SPIN's socket for external sources; empty: off", "may be empty"),
+  rpc_uid: listOf(
+    integer(0, { min: 0, max: 4_294_967_294 }, "Users, by number, that may use that socket beside root"),
+    [],
+  ),
+  spin_dir: path(
+    "/etc/spin",
+    "SPIN's own files: its blocks, lists and names are taken over once",
+    "may be empty",
+  ),
   dns_group: integer(53, { min: 1, max: 65_535 }, "NFLOG group that DNS packets are copied to"),
+  blocked_group: integer(
+    54,
+    { min: 1, max: 65_535 },
+    "NFLOG group that the heads of blocked packets are copied to",
+  ),
+  hold_answers: boolean(
+    true,
+    "While names are blocked: DNS answers wait, for a quarter of a second at most, until the blocks follow them",
+  ),
+  answer_queue: integer(53, { min: 0, max: 65_535 }, "NFQUEUE that they wait in"),
   max_nodes: integer(
     8_192,
     { min: 16, max: 262_144 },
@@ -88,7 +107,27 @@ const mqttOptions = {
     accepts: (value) => value.length <= 64,
   }),
   user: text("", "text, or empty for none", { doc: "User name for the broker" }),
-  password_file: path("", "File with the password on its first line", "may be empty"),
+  password_file: path(
+    "",
+    "File with the password on its first line, which nobody else may read (mode 0600)",
+    "may be empty",
+  ),
+  version: choice(["3.1.1", "5"], "3.1.1", "The version of MQTT that is spoken"),
+  tls: boolean(
+    false,
+    "Whether the broker is spoken with over TLS, 1.2 or later; its port is then often 8883",
+  ),
+  ca_file: path(
+    "",
+    "Who may vouch for the broker, PEM; without it, the authorities that come with the system",
+    "may be empty",
+  ),
+  cert_file: path("", "Certificate that we show the broker, PEM", "may be empty"),
+  key_file: path("", "Its key, PEM, which nobody else may read (mode 0600)", "may be empty"),
+  jsonrpc: boolean(
+    false,
+    "Whether whoever may publish on <prefix>/jsonrpc/q of the broker may ask and decide everything",
+  ),
   keepalive: integer(
     60,
     { min: 5, max: 3_600, unit: "seconds" },
@@ -102,13 +141,19 @@ const mqttOptions = {
 };
 
 const tablesOptions = {
-  first: integer(10_000, { min: 1, max: 4_294_967_294 }, "Number of the first routing table for lease"),
+  first: integer(10_000, { min: 256, max: 4_294_901_758 }, "Number of the first routing table for lease"),
   count: integer(256, { min: 1, max: 65_536 }, "How many there are"),
   timeout: integer(
     3_600,
     { min: 1, max: 365 * day, unit: "seconds" },
     "How long a lease lasts that nobody renews",
   ),
+  rest: integer(
+    60,
+    { min: 0, max: day, unit: "seconds" },
+    "How long a table rests after a lease before another gets it",
+  ),
+  max_per_owner: integer(64, { min: 1, max: 65_536 }, "Leases that one user may have; root may have all"),
   socket: text("tas_socket", "the name of an abstract unix socket, or empty for none", {
     doc: "Table Allocator's socket; empty: off",
     accepts: (value) => value.length <= 107,

@@ -1,33 +1,34 @@
 /**
  * Flows: who speaks with whom, and who may not.
  *
- * Joins the ledger (what passed, by connection) and the policy (blocked pairs and SPIN's lists, by node id).
- * A decision is answered when it is enforced and durable: changes wait for their turn, a turn takes all that
- * wait, puts them into the policy and asks the agent to commit (tell the kernel, save the stores); a hundred
- * calls at once cost two commits. If the kernel refuses, the changes of the turn are taken back and the kernel
- * is told so; if only the disk refuses, they stay in force, and either way the callers get the fault. Whoever
- * passed `changed` hears of every node and list whose blocks or marks may look different now.
+ * Joins the ledger (what passed, by connection), the reports (what was dropped) and the policy (blocked pairs and
+ * SPIN's lists of nodes and prefixes). A decision is answered when it is enforced and durable (see turns.ts): the
+ * agent is asked to commit, which is to tell the kernel and save the stores. Whoever passed `changed` hears of
+ * every node and list whose blocks or marks may look different now.
  */
 
 import type { End, Plan } from "../kernel/plan.ts";
-import { Fault } from "../lib/fault.ts";
+import type { Address, Prefix } from "../lib/address.ts";
 import type { Json } from "../lib/json.ts";
 import type { TrafficFlow } from "../lib/spin.ts";
+import { AddressLists } from "./addresslists.ts";
+import { authorOf, type Entry, type ListName, listNames, type Pair, pairOf } from "./decision.ts";
+import { type Explanation, explain, type Party } from "./explain.ts";
+import { type DeviceFlow, deviceFlows } from "./figures.ts";
 import { type Activity, type FlowRecord, Ledger } from "./ledger.ts";
-import {
-  type ListName,
-  type Pair,
-  Policy,
-  type PolicyState,
-  pairOf,
-  parsePolicy,
-  policyVersion,
-  type Undo,
-} from "./policy.ts";
+import { type Merged, Policy } from "./policy.ts";
+import { type Dropped, type DroppedCounters, Reports } from "./reports.ts";
+import { type PolicyState, parsePolicy, policyVersion } from "./saved.ts";
+import { type Applied, type Outcome, Turns } from "./turns.ts";
 
+export { type Entry, type ListName, listNames, type Pair } from "./decision.ts";
+export type { Explanation, Party } from "./explain.ts";
+export type { DeviceFlow } from "./figures.ts";
 export type { Activity, FlowRecord } from "./ledger.ts";
 export { flowMethods, spinMethods } from "./methods.ts";
-export { type ListName, listNames, type Pair } from "./policy.ts";
+export type { Merged } from "./policy.ts";
+export type { Dropped } from "./reports.ts";
+export type { Outcome } from "./turns.ts";
 
 /** For the store: what `save` returns, and how it is read. */
 export const flowsFormat = { version: policyVersion, parse: parsePolicy };
@@ -35,6 +36,8 @@ export const flowsFormat = { version: policyVersion, parse: parsePolicy };
 export interface FlowsOptions {
   /** The living node behind an id, itself or what it was merged into; undefined if there is none. */
   resolve(id: number): number | undefined;
+  /** The addresses that a living node has now. Without it, lists of nodes and of addresses are kept apart. */
+  addressesOf?(id: number): readonly Address[];
   /**
    * Enforces `plan` and makes `save` durable.
    * @throws Fault "storage" if it is enforced and only not durable; any other means not enforced.
@@ -50,50 +53,74 @@ export interface FlowsOptions {
   readonly idleMs?: number;
   /** Pairs that may be blocked. Default 20,000. */
   readonly maxBlocks?: number;
+  /** Prefixes on each list. Default 10,000. */
+  readonly maxNets?: number;
+  /** Lines of `takeBlocked` with ports, and lines without. Default 8 and 32. */
+  readonly maxBlockedDetailed?: number;
+  readonly maxBlockedSummed?: number;
+  /** From one handing out of blocked lines to the next. Default 400 ms. */
+  readonly blockedPeriodMs?: number;
+  /** Any 32-bit number; unguessable, so that nobody can choose flows that make look-ups slow. Default 0. */
+  readonly seed?: number;
 }
 
-/** What came of a decision. */
-export type Outcome =
-  /** It is in force and durable; `changed` is false if it was so before. */
-  | { readonly kind: "done"; readonly changed: boolean }
-  /** There is no such node. */
-  | { readonly kind: "unknown"; readonly id: number }
-  /** Both ids are the same node. */
-  | { readonly kind: "same"; readonly id: number }
-  /** As many pairs as are allowed are blocked. */
-  | { readonly kind: "full"; readonly limit: number };
-
-interface Applied {
-  readonly outcome: Outcome;
-  readonly undo?: Undo;
-  readonly nodes?: readonly number[];
-  readonly lists?: readonly ListName[];
+/** What can be decided. @throws Fault see FlowsOptions.commit, from each of them */
+export interface Decisions {
+  /** Cuts two nodes off from each other. */
+  block(one: number, other: number): Promise<Outcome>;
+  /** Lets two nodes speak again. */
+  unblock(one: number, other: number): Promise<Outcome>;
+  /** Puts a node on a list, or takes it off, together with the addresses on the list that it has now. */
+  list(list: ListName, node: number, listed: boolean): Promise<Outcome>;
+  /**
+   * Puts a prefix on a list, or takes it off. If an address that is taken off is one of a node on the list, the
+   * node goes and its other addresses stay, as SPIN's users expect of a list of addresses.
+   */
+  listNet(list: ListName, prefix: Prefix, listed: boolean): Promise<Outcome>;
+  /** Makes these the whole ignore list. */
+  resetIgnore(prefixes: readonly Prefix[]): Promise<Outcome>;
 }
 
-interface Waiting {
-  apply(): Applied;
-  resolve(outcome: Outcome): void;
-  reject(thrown: unknown): void;
-}
-
-export class Flows {
+export class Flows implements Decisions {
   readonly #options: FlowsOptions;
   readonly #policy: Policy;
   readonly #ledger: Ledger;
+  readonly #reports: Reports;
+  readonly #turns: Turns;
+  readonly #lists: AddressLists;
   readonly #maxBlocks: number;
-  #waiting: Waiting[] = [];
-  #committing = false;
   /** Merges since the turn under way began. */
-  #merges: (readonly [old: number, id: number])[] = [];
+  readonly #merges = new Map<number, number>();
 
   constructor(options: FlowsOptions, state?: PolicyState) {
     this.#options = options;
     this.#policy = new Policy(state);
+    this.#lists = new AddressLists(this.#policy, {
+      addressesOf: (id) => options.addressesOf?.(id) ?? [],
+      maxNets: options.maxNets ?? 10_000,
+    });
     this.#maxBlocks = options.maxBlocks ?? 20_000;
+    const { seed = 0 } = options;
     this.#ledger = new Ledger({
       maxRecords: options.maxRecords ?? 8_192,
       maxTraffic: options.maxTraffic ?? 1_000,
       idleMs: options.idleMs ?? 30 * 60_000,
+      seed,
+    });
+    this.#reports = new Reports({
+      maxDetailed: options.maxBlockedDetailed ?? 8,
+      maxSummed: options.maxBlockedSummed ?? 32,
+      periodMs: options.blockedPeriodMs ?? 400,
+      seed,
+    });
+    this.#turns = new Turns({
+      commit: () => options.commit(),
+      settled: (applied) => this.#tell(applied),
+      begun: () => this.#merges.clear(),
+      // What was taken back may name an id that was merged away meanwhile: it goes where that one went.
+      takenBack: () => {
+        for (const [old, id] of this.#merges) this.#policy.merge(old, id);
+      },
     });
   }
 
@@ -103,15 +130,33 @@ export class Flows {
     readonly evicted: number;
     readonly missed: number;
     readonly blocks: number;
+    readonly dropped: DroppedCounters;
   } {
-    return { ...this.#ledger.counters, blocks: this.#policy.size };
+    const { pairs } = this.#policy.counters;
+    return { ...this.#ledger.counters, blocks: pairs, dropped: this.#reports.counters };
   }
 
-  /** Books what passed on a connection. Traffic of an ignored node is booked but not shown. Never throws. */
+  // What passed, and what was dropped.
+
+  /** Books what passed on a connection. Traffic that the ignore list hides is booked but not shown. Never throws. */
   account(activity: Activity): void {
-    const hidden =
-      this.#policy.isListed("ignore", activity.from) || this.#policy.isListed("ignore", activity.to);
-    this.#ledger.account(activity, !hidden);
+    const { from, to, source, destination } = activity;
+    this.#ledger.account(activity, !this.#isIgnored(from, source) && !this.#isIgnored(to, destination));
+  }
+
+  /** Books a packet that the kernel dropped, in reports and as a hit of what forbids it. Never throws. */
+  report(packet: Dropped): void {
+    const { from, to, source, destination } = packet;
+    this.#policy.stopped(packet);
+    this.#reports.add(packet, !this.#isIgnored(from, source) && !this.#isIgnored(to, destination));
+  }
+
+  /** Whether the ignore list hides what these nodes or addresses have part in. */
+  isHidden(nodes: readonly number[], addresses: readonly Address[] = []): boolean {
+    return (
+      nodes.some((id) => this.#isIgnored(id, undefined)) ||
+      addresses.some((address) => this.#isIgnored(undefined, address))
+    );
   }
 
   /** Forgets records that were idle for too long. */
@@ -119,9 +164,19 @@ export class Flows {
     this.#ledger.expire(now);
   }
 
-  /** Records of a node, or all; the latest active first. */
-  records(node?: number): FlowRecord[] {
-    return this.#ledger.list(node);
+  /** Records of a node, or all, up to a limit; the latest active first. */
+  records(node?: number, limit?: number): FlowRecord[] {
+    return this.#ledger.list(node, limit);
+  }
+
+  /** How many records a node has, or how many there are. */
+  recordCount(node?: number): number {
+    return this.#ledger.count(node);
+  }
+
+  /** A living node's flows as SPIN's `list_device_flows` has them. `dateOf` as in `explain`. */
+  deviceFlows(id: number, dateOf: (at: number) => number): DeviceFlow[] {
+    return deviceFlows(this.#ledger.list(id), { id, dateOf, partners: this.#policy.partners(id) });
   }
 
   /** The lines of the next traffic message; they are handed out once. */
@@ -129,25 +184,54 @@ export class Flows {
     return this.#ledger.takeTraffic();
   }
 
-  /** Cuts two nodes off from each other. @throws Fault see FlowsOptions.commit */
+  /** The lines of the next `blocked` messages, one each; they are handed out once, a few times a second. */
+  takeBlocked(now: number): TrafficFlow[] {
+    return this.#reports.take(now);
+  }
+
+  // Decisions.
+
+  /** The same decisions in somebody's name, which is kept with them and shown by `explain`. */
+  as(name: string): Decisions {
+    const by = authorOf(name);
+    const decide = (apply: () => Applied) => this.#turns.decide(apply);
+    return {
+      block: (one, other) => decide(() => this.#setPair([one, other], by)),
+      unblock: (one, other) => decide(() => this.#setPair([one, other], undefined)),
+      list: (list, node, listed) =>
+        decide(() => {
+          const isLeft = !listed && this.#policy.isListed(list, node);
+          const id = this.#options.resolve(node) ?? (isLeft ? node : undefined);
+          if (id === undefined) return { outcome: { kind: "unknown", id: node } };
+          return this.#lists.setNode({ list, member: id }, listed ? by : undefined);
+        }),
+      listNet: (list, prefix, listed) =>
+        decide(() => this.#lists.setNet({ list, member: prefix }, listed ? by : undefined)),
+      resetIgnore: (prefixes) => decide(() => this.#lists.reset("ignore", prefixes, by)),
+    };
+  }
+
   block(one: number, other: number): Promise<Outcome> {
-    return this.#decide(() => this.#setPair([one, other], true));
+    return this.as("").block(one, other);
   }
 
-  /** Lets two nodes speak again. @throws Fault see FlowsOptions.commit */
   unblock(one: number, other: number): Promise<Outcome> {
-    return this.#decide(() => this.#setPair([one, other], false));
+    return this.as("").unblock(one, other);
   }
 
-  /** Puts a node on a list, or takes it off. @throws Fault see FlowsOptions.commit */
   list(list: ListName, node: number, listed: boolean): Promise<Outcome> {
-    return this.#decide(() => {
-      const id = this.#options.resolve(node);
-      if (id === undefined) return { outcome: { kind: "unknown", id: node } };
-      const undo = this.#policy.list(list, id, listed);
-      return { outcome: { kind: "done", changed: undo !== undefined }, undo, nodes: [id], lists: [list] };
-    });
+    return this.as("").list(list, node, listed);
   }
+
+  listNet(list: ListName, prefix: Prefix, listed: boolean): Promise<Outcome> {
+    return this.as("").listNet(list, prefix, listed);
+  }
+
+  resetIgnore(prefixes: readonly Prefix[]): Promise<Outcome> {
+    return this.as("").resetIgnore(prefixes);
+  }
+
+  // Looking.
 
   /** The living node behind an id; undefined if there is none. */
   resolve(id: number): number | undefined {
@@ -159,9 +243,18 @@ export class Flows {
     return this.#policy.pairs();
   }
 
+  /** The blocked pairs of a living node, or all, in order, with authors and hits. */
+  pairEntries(node?: number): Entry[] {
+    const pairs =
+      node === undefined
+        ? this.#policy.pairs()
+        : this.#policy.partners(node).map((partner) => pairOf(node, partner));
+    return pairs.flatMap((pair) => this.#policy.pairEntry(pair) ?? []);
+  }
+
   /** Whether two living nodes are cut off from each other as a pair. */
   isBlocked(one: number, other: number): boolean {
-    return this.#policy.has(pairOf(one, other));
+    return this.#policy.has([one, other]);
   }
 
   /** The nodes of a list, in order. */
@@ -172,6 +265,40 @@ export class Flows {
   isListed(list: ListName, id: number): boolean {
     return this.#policy.isListed(list, id);
   }
+
+  /** The nodes and the prefixes of a list, each in order. */
+  entries(list: ListName): { readonly nodes: readonly number[]; readonly prefixes: readonly Prefix[] } {
+    return { nodes: this.#policy.listed(list), prefixes: this.#policy.prefixes(list) };
+  }
+
+  /** The same with authors and hits. */
+  listEntries(list: ListName): Entry[] {
+    const nodes = this.#policy.listed(list).flatMap((id) => this.#policy.nodeEntry(list, id) ?? []);
+    return [...nodes, ...this.#policy.netEntries(list)];
+  }
+
+  /** A list as SPIN shows it: addresses, of its nodes too, IPv4 first, each by value; wider prefixes with length. */
+  spinList(list: ListName): string[] {
+    return this.#lists.show(list);
+  }
+
+  /** The prefixes on a list that an address lies in. */
+  covering(list: ListName, address: Address): Prefix[] {
+    const entries = this.#policy.netEntries(list, address);
+    return entries.flatMap((each) => (each.kind === "net" ? each.prefix : []));
+  }
+
+  /**
+   * Which decisions apply between two ends.
+   *
+   * @param parties nodes by their living ids, and addresses.
+   * @param dateOf the wall-clock date in milliseconds of a monotonic instant.
+   */
+  explain(parties: readonly [Party, Party], dateOf: (at: number) => number): Explanation {
+    return explain(this.#policy, parties, dateOf);
+  }
+
+  // What the agent needs.
 
   /** Nodes that a decision names: they must not be forgotten. */
   pinned(): Set<number> {
@@ -196,80 +323,69 @@ export class Flows {
    * Node `old` has become part of node `id`. The agent applies the plan and saves afterwards, as for every change
    * of nodes.
    *
-   * @returns whether a decision moved, and the pairs that ended because their two nodes are one now.
+   * @returns whether there is anything to apply or save, and the pairs that ended as their two nodes are one now.
    */
-  merge(old: number, id: number): { readonly changed: boolean; readonly dropped: readonly Pair[] } {
+  merge(old: number, id: number): Merged {
     this.#ledger.merge(old, id);
-    if (this.#committing) this.#merges.push([old, id]);
+    this.#reports.merge(old, id);
+    if (this.#turns.busy) this.#merges.set(old, id);
+    const lists = this.#listsWith(old, id);
     const merged = this.#policy.merge(old, id);
-    if (merged.changed) this.#tell([{ outcome: { kind: "done", changed: true }, nodes: [id] }]);
+    if (merged.changed) this.#options.changed?.([id], lists);
     return merged;
   }
 
-  #setPair(ids: Pair, blocked: boolean): Applied {
-    const living = ids.map((id) => this.#options.resolve(id));
-    const unknown = living.indexOf(undefined);
-    if (unknown >= 0) return { outcome: { kind: "unknown", id: ids[unknown]! } };
-    const [one, other] = living as [number, number];
+  /**
+   * Node `old` is no part of node `id` any more; to be called when both live, before the plan is applied. What had
+   * been decided about `old` goes back to it, what was decided since holds for both. What passed meanwhile stays
+   * booked on `id`.
+   *
+   * @returns whether there is anything to apply or save.
+   */
+  split(old: number, id: number): boolean {
+    this.#merges.delete(old);
+    const lists = this.#listsWith(old, id);
+    const changed = this.#policy.split(old, id);
+    if (changed) this.#options.changed?.([old, id], lists);
+    return changed;
+  }
+
+  /** An alias no longer answers: its merge will not be undone. @returns whether there is anything to save. */
+  forget(old: number): boolean {
+    return this.#policy.forget(old);
+  }
+
+  /**
+   * Once the nodes are loaded: brings decisions in line with them, if a crash fell between the saves of both.
+   *
+   * @returns whether there is anything to apply or save.
+   */
+  reconcile(): boolean {
+    return this.#policy.reconcile((id) => this.#options.resolve(id));
+  }
+
+  /** @param by undefined: off. */
+  #setPair(ids: Pair, by: string | undefined): Applied {
+    const [one, other] = ids.map((id) => this.#options.resolve(id) ?? id) as [number, number];
+    const unknown = ids.find((id) => this.#options.resolve(id) === undefined);
+    // What names a node that is gone can still be taken off.
+    const isLeft = by === undefined && this.#policy.has([one, other]);
+    if (unknown !== undefined && !isLeft) return { outcome: { kind: "unknown", id: unknown } };
     if (one === other) return { outcome: { kind: "same", id: one } };
     const pair = pairOf(one, other);
-    if (blocked && this.#policy.size >= this.#maxBlocks && !this.#policy.has(pair)) {
+    const { pairDecisions } = this.#policy.counters;
+    if (by !== undefined && pairDecisions >= this.#maxBlocks && !this.#policy.has(pair)) {
       return { outcome: { kind: "full", limit: this.#maxBlocks } };
     }
-    const undo = this.#policy.set(pair, blocked);
+    const undo = this.#policy.set(pair, by !== undefined, by);
     return { outcome: { kind: "done", changed: undo !== undefined }, undo, nodes: pair };
   }
 
-  #decide(apply: () => Applied): Promise<Outcome> {
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ apply, resolve, reject });
-      if (this.#committing) return;
-      this.#committing = true;
-      void this.#takeTurns();
-    });
-  }
-
-  async #takeTurns(): Promise<void> {
-    // Calls made in one breath share the first turn too.
-    await undefined;
-    while (this.#waiting.length > 0) {
-      const turn = this.#waiting;
-      this.#waiting = [];
-      await this.#takeTurn(turn);
-    }
-    this.#committing = false;
-  }
-
-  async #takeTurn(turn: readonly Waiting[]): Promise<void> {
-    this.#merges = [];
-    const applied: Applied[] = [];
-    try {
-      for (const each of turn) applied.push(each.apply());
-      // What was so already is committed too: it may be on its way, or an earlier save may have failed.
-      if (applied.some((each) => each.outcome.kind === "done")) await this.#options.commit();
-    } catch (thrown) {
-      const holds = thrown instanceof Fault && thrown.code === "storage";
-      if (!holds) await this.#takeBack(applied);
-      this.#tell(applied);
-      for (const [index, each] of turn.entries()) {
-        const outcome = applied[index]?.outcome;
-        // A call that asked for nothing possible learns that, not what became of the others.
-        if (outcome && outcome.kind !== "done") each.resolve(outcome);
-        else each.reject(thrown);
-      }
-      return;
-    }
-    this.#tell(applied);
-    for (const [index, each] of turn.entries()) each.resolve(applied[index]!.outcome);
-  }
-
-  /** Puts the policy where it was before the turn, and tells the kernel, whatever it had made of it. */
-  async #takeBack(applied: readonly Applied[]): Promise<void> {
-    for (const each of [...applied].reverse()) each.undo?.();
-    // An id that was merged away meanwhile may be back now: where a merge moved the pair, it stays blocked.
-    for (const [old, id] of this.#merges) this.#policy.merge(old, id);
-    // The fault that matters is already on its way to the caller.
-    await this.#options.commit().catch(() => {});
+  #isIgnored(node: number | undefined, address: Address | undefined): boolean {
+    return (
+      (node !== undefined && this.#policy.isListed("ignore", node)) ||
+      (address !== undefined && this.#policy.covers("ignore", address))
+    );
   }
 
   #tell(applied: readonly Applied[]): void {
@@ -277,5 +393,9 @@ export class Flows {
     const nodes = new Set(changed.flatMap((each) => each.nodes ?? []));
     const lists = new Set(changed.flatMap((each) => each.lists ?? []));
     if (nodes.size + lists.size > 0) this.#options.changed?.([...nodes], [...lists]);
+  }
+
+  #listsWith(...ids: readonly number[]): ListName[] {
+    return listNames.filter((list) => ids.some((id) => this.#policy.isListed(list, id)));
   }
 }

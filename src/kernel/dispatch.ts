@@ -11,10 +11,11 @@
  * A LAN device is the better keeper, since there are few of them and their packets can also be told by MAC,
  * whatever address they take next. Two LAN devices both keep their pair, so that either's MAC counts. Far nodes
  * thus appear as addresses in sets only. An address that several nodes share is in the sets of each, and what
- * any of them may not do is not done.
+ * any of them may not do is not done. Lists by prefix are apart: a packet is looked up in each, if there is any.
  */
 
-import { type Address, type Family, familyOf, type Mac } from "../lib/address.ts";
+import { type Address, type Family, familyOf, type Mac, type Prefix } from "../lib/address.ts";
+import { type Nets, netsOf, onlyAddress } from "./nets.ts";
 import type { End, Plan } from "./plan.ts";
 
 /** Addresses by family, MACs apart; each once, in the order they came. */
@@ -36,8 +37,12 @@ export interface Dispatch {
   readonly keepers: readonly Keeper[];
   /** All keepers' partners. */
   readonly partners: Pick<Names, Family>;
+  /** Names of nodes, and single addresses. */
   readonly barred: Names;
   readonly exempt: Names;
+  /** Prefixes of more than one address, none in another. */
+  readonly barredNets: Nets;
+  readonly exemptNets: Nets;
   /** MACs of LAN devices that must not meet, in both orders: for frames that a bridge passes on. */
   readonly strangers: readonly (readonly [Mac, Mac])[];
   /** Whether any packet at all may be dropped. */
@@ -102,40 +107,15 @@ export function dispatchOf(plan: Plan): Dispatch {
       }
       return { id, own: namesOfOne(id), partners: mine };
     });
-  const barred = namesOf(plan.barred.map(endOf));
+  const [barred, barredNets] = listOf(plan.barred.map(endOf), plan.barredNets ?? []);
+  const [exempt, exemptNets] = listOf(plan.exempt.map(endOf), plan.exemptNets ?? []);
   return {
-    keepers,
-    partners,
-    barred,
-    exempt: namesOf(plan.exempt.map(endOf)),
+    ...{ keepers, partners, barred, exempt, barredNets, exemptNets },
     strangers: [...strangers.values()],
-    blocks: keepers.length > 0 || barred[4].size + barred[6].size + barred.macs.size > 0,
-  };
-}
-
-/**
- * Tells of two addresses whether a plan lets no packet pass between them, MACs left out. The meaning of a plan in
- * a few lines: what connections are cut by, and what rules are tested against.
- */
-export function blockedBy(plan: Plan): (source: Address, destination: Address) => boolean {
-  const holders = new Map<Address, number[]>();
-  for (const end of plan.ends) {
-    for (const address of end.addresses) {
-      const ids = holders.get(address);
-      if (ids) ids.push(end.id);
-      else holders.set(address, [end.id]);
-    }
-  }
-  const pairs = new Set(plan.pairs.map(([low, high]) => `${low} ${high}`));
-  const [barred, exempt] = [new Set(plan.barred), new Set(plan.exempt)];
-  return (source, destination) => {
-    const [from, to] = [holders.get(source) ?? [], holders.get(destination) ?? []];
-    const either = [...from, ...to];
-    if (either.length === 0 || either.some((id) => exempt.has(id))) return false;
-    if (either.some((id) => barred.has(id))) return true;
-    return from.some((one) =>
-      to.some((other) => pairs.has(one < other ? `${one} ${other}` : `${other} ${one}`)),
-    );
+    blocks:
+      keepers.length > 0 ||
+      barred[4].size + barred[6].size + barred.macs.size > 0 ||
+      barredNets[4].length + barredNets[6].length > 0,
   };
 }
 
@@ -157,7 +137,22 @@ function keptBy(
   return magnitude(b) > magnitude(a) ? [[b.id, a.id]] : [[a.id, b.id]];
 }
 
-function namesOf(ends: readonly End[]): Names {
+/** A list's names and nets. A prefix of one address goes with the names: those are the cheaper to look up. */
+function listOf(ends: readonly End[], prefixes: readonly Prefix[]): [Names, Nets] {
+  const names = namesOf(ends);
+  const nets = netsOf(prefixes);
+  const wide = { 4: [] as Prefix[], 6: [] as Prefix[] };
+  for (const family of [4, 6] as const) {
+    for (const net of nets[family]) {
+      const address = onlyAddress(net);
+      if (address === undefined) wide[family].push(net);
+      else names[family].add(address);
+    }
+  }
+  return [names, wide];
+}
+
+function namesOf(ends: readonly End[]) {
   const names = { 4: new Set<Address>(), 6: new Set<Address>(), macs: new Set<Mac>() };
   for (const end of ends) {
     for (const address of end.addresses) names[checked(address)].add(address);

@@ -8,6 +8,7 @@
 import type { Fault } from "../lib/fault.ts";
 import type { Cancel } from "../system/system.ts";
 import type { Dispatch } from "./dispatch.ts";
+import type { Met } from "./places.ts";
 import type { Owner } from "./plan.ts";
 
 export type Backend = "nft" | "ipset";
@@ -15,13 +16,32 @@ export type Backend = "nft" | "ipset";
 /** A plan made ready for rendering. */
 export interface Order {
   readonly dispatch: Dispatch;
-  readonly tapGroup: number | undefined;
+  /** NFLOG group for DNS, and the queue that answers wait in. */
+  readonly tap?: { readonly group: number; readonly queue?: number };
+  /** NFLOG group for packets that are dropped. */
+  readonly reportGroup?: number;
 }
+
+/** Where the kernel holds something: a rule, and the sets that it looks into. */
+export interface Place {
+  /** `inet gatehouse_flows`, or `iptables filter`. */
+  readonly table: string;
+  readonly chain: string;
+  /** As it was written, without its comment. */
+  readonly rule: string;
+}
+
+/** So much of a packet says who sent what to whom. */
+export const reportBytes = 128;
+/** Packets that the kernel gathers for one message. */
+export const reportThreshold = 64;
 
 export interface Enforcer {
   readonly name: Backend;
-  /** What this machine cannot do, in sentences; empty if everything. */
+  /** What this machine cannot do, in sentences; empty if everything. Grows with what is asked of it. */
   readonly limits: readonly string[];
+  /** Whether rules see the MAC that a routed packet leaves to. */
+  readonly seesDestinationMac: boolean;
   /**
    * Brings the kernel from what it holds to the order, by the difference alone. Never opens in between.
    *
@@ -35,6 +55,10 @@ export interface Enforcer {
   remove(owner: Owner): Promise<void>;
   /** File name → text from which the boot script makes the order true without us. */
   bootTexts(owner: Owner, order: Order): ReadonlyMap<string, string>;
+  /** How many packets an owner's rules have dropped so far, all of them: never falls, whatever happens to rules. */
+  dropped(owner: Owner): Promise<bigint>;
+  /** The rules of an order that speak of what a packet meets. */
+  places(owner: Owner, order: Order, met: Met): readonly Place[];
   /** Calls when somebody else may have changed an owner's rules. */
   watch(handlers: WatchHandlers): Cancel;
   /** How often to look even if nobody told of a change. */
@@ -48,7 +72,7 @@ export interface WatchHandlers {
 
 /** Names of boot texts of either back end. */
 export const bootNames: Readonly<Record<Backend, (owner: Owner) => readonly string[]>> = {
-  nft: (owner) => [`${owner}.nft`, `${owner}.bridge.nft`],
+  nft: (owner) => [`${owner}.nft`, `${owner}.bridge.nft`, `${owner}.netdev.nft`],
   ipset: (owner) => [`${owner}.ipset`, `${owner}.iptables`, `${owner}.ip6tables`],
 };
 

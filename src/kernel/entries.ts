@@ -8,7 +8,7 @@
  */
 
 import { type Connection, connectionStatus } from "./connection.ts";
-import { blockedBy } from "./dispatch.ts";
+import { blockedBy } from "./explain.ts";
 import type { Plan } from "./plan.ts";
 
 /** Whether a flowtable, or hardware behind one, forwards it. */

@@ -11,11 +11,13 @@
 import type { Family } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, RunResult, System } from "../system/system.ts";
-import { complaint, type Enforcer, type Order } from "./enforcer.ts";
-import { chainPrefix, setPrefix, type XtRules, type XtSet, xtRules } from "./ipsetrules.ts";
+import { Drops } from "./drops.ts";
+import { complaint, type Enforcer, type Order, type Place } from "./enforcer.ts";
+import { chainPrefix, holdRule, setPrefix, type XtRules, type XtSet, xtRules } from "./ipsetrules.ts";
 import {
   nothing,
   parseCounts,
+  parseDropped,
   parseRules,
   parseSets,
   placedJumps,
@@ -24,10 +26,12 @@ import {
   renderDeletions,
   renderDestruction,
   renderRules,
+  resetsDropped,
   ruleDifferences,
   setDifferences,
   type XtPresent,
 } from "./ipsettext.ts";
+import { type Met, xtPlaces } from "./places.ts";
 import type { Owner } from "./plan.ts";
 
 interface Present {
@@ -43,6 +47,11 @@ export interface IpsetSettings {
 
 const programs = { 4: "iptables", 6: "ip6tables" } as const;
 const maxListBytes = 256 * 1024 * 1024;
+/** Makes an answer wait in a chain that no packet comes to, and takes that away again. */
+const holdProbe = {
+  come: `*mangle\n:gatehouse-probe - [0:0]\n-A gatehouse-probe ${holdRule(0)}\nCOMMIT\n`,
+  go: "*mangle\n:gatehouse-probe - [0:0]\n-X gatehouse-probe\nCOMMIT\n",
+} as const;
 /** Every so many looks, one that reads every entry. */
 const thoroughEvery = 30;
 /** Rules that are gone may hold on to their sets for a moment. */
@@ -51,18 +60,22 @@ const destroyWaitMs = 25;
 
 export class Ipset implements Enforcer {
   readonly name = "ipset";
-  readonly limits: readonly string[];
+  readonly limits: string[];
+  readonly seesDestinationMac = false;
   readonly periodMs = 2_000;
   readonly #system: System;
   readonly #settings: IpsetSettings;
   readonly #known = new Map<Owner, Present>();
   readonly #looks = new Map<Owner, number>();
+  readonly #drops = new Drops();
+  #holds: Promise<boolean> | undefined;
 
   constructor(system: System, settings: IpsetSettings) {
     this.#system = system;
     this.#settings = settings;
     this.limits = [
       "Frames between two ports of one bridge are not blocked: iptables does not see them",
+      "Packets to an address that a blocked device has just taken pass until it is known: iptables does not see the MAC that they go to",
       ...([4, 6] as const)
         .filter((family) => !settings.families.includes(family))
         .map((family) => `IPv${family} is not blocked: ${programs[family]} does not work here`),
@@ -70,7 +83,7 @@ export class Ipset implements Enforcer {
   }
 
   async enforce(owner: Owner, order: Order): Promise<boolean> {
-    const wanted = this.#render(owner, order);
+    const wanted = this.#render(owner, await this.#possible(order));
     const known = this.#known.get(owner);
     const before = known ?? (await this.#read(owner));
     let refused: unknown;
@@ -91,7 +104,7 @@ export class Ipset implements Enforcer {
   }
 
   async verify(owner: Owner, order: Order): Promise<readonly string[]> {
-    const wanted = this.#render(owner, order);
+    const wanted = this.#render(owner, await this.#possible(order));
     const looks = (this.#looks.get(owner) ?? 0) + 1;
     this.#looks.set(owner, looks);
     if (looks % thoroughEvery !== 0 && (await this.#look(owner, wanted)).length === 0) return [];
@@ -128,13 +141,46 @@ export class Ipset implements Enforcer {
     return () => undefined;
   }
 
-  #render(owner: Owner, { dispatch, tapGroup }: Order): XtRules {
-    const { lanDevices, families } = this.#settings;
-    const { sets, chains } = xtRules(dispatch, {
-      owner,
-      lanDevices,
-      ...(tapGroup === undefined ? {} : { tapGroup }),
+  async dropped(owner: Owner): Promise<bigint> {
+    for (const family of this.#settings.families) {
+      const text = await this.#print([`${programs[family]}-save`, "-c", "-t", "filter"]);
+      this.#drops.note(owner, programs[family], parseDropped(text, chainPrefix(owner)));
+    }
+    return this.#drops.total(owner);
+  }
+
+  places(owner: Owner, order: Order, met: Met): readonly Place[] {
+    return xtPlaces(owner, this.#render(owner, order), { dispatch: order.dispatch, met });
+  }
+
+  /** An order without what this kernel cannot do; tried when it is first asked for. */
+  async #possible(order: Order): Promise<Order> {
+    if (order.tap?.queue === undefined) return order;
+    this.#holds ??= this.#probeHold().catch((thrown) => {
+      this.#holds = undefined;
+      throw thrown;
     });
+    return (await this.#holds) ? order : { ...order, tap: { group: order.tap.group } };
+  }
+
+  async #probeHold(): Promise<boolean> {
+    for (const family of this.#settings.families) {
+      const restore = [`${programs[family]}-restore`, "--noflush", "--wait=10"];
+      const { status, stderr } = await this.#run(restore, holdProbe.come);
+      if (status === 0) await this.#run(restore, holdProbe.go);
+      else {
+        const limit = `Answers of DNS do not wait until the rules follow them: ${complaint(stderr, status)}`;
+        this.limits.push(limit);
+        this.#system.log("warning", limit);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  #render(owner: Owner, { dispatch, ...options }: Order): XtRules {
+    const { lanDevices, families } = this.#settings;
+    const { sets, chains } = xtRules(dispatch, { owner, lanDevices, ...options });
     const has = (family: Family) => families.includes(family);
     return {
       sets: new Map([...sets].filter(([, { family }]) => has(family))),
@@ -155,11 +201,14 @@ export class Ipset implements Enforcer {
       }
     };
     await send(["ipset", "restore", "-exist"], renderAdditions(from.sets, to.sets));
+    const prefix = chainPrefix(owner);
     for (const family of this.#settings.families) {
-      await send(
-        [`${programs[family]}-restore`, "--noflush", "--wait=10"],
-        renderRules(chainPrefix(owner), from.rules[family], to.chains[family]),
-      );
+      const text = renderRules(prefix, from.rules[family], to.chains[family]);
+      const resets = resetsDropped(text, prefix);
+      // A number that cannot be read is no reason to leave a block undone.
+      if (resets) await this.dropped(owner).catch(() => undefined);
+      await send([`${programs[family]}-restore`, "--noflush", "--wait=10"], text);
+      if (resets) this.#drops.note(owner, programs[family], 0n);
     }
     await send(["ipset", "restore", "-exist"], renderDeletions(from.sets, to.sets));
     if (await this.#destroy(renderDestruction(from.sets, to.sets))) sent = true;
@@ -229,7 +278,7 @@ export class Ipset implements Enforcer {
   }
 
   #printRules(family: Family): Promise<string> {
-    return this.#print([`${programs[family]}-save`, "-t", "filter"]);
+    return this.#print([`${programs[family]}-save`]);
   }
 
   async #print(argv: readonly string[]): Promise<string> {

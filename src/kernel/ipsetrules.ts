@@ -19,10 +19,15 @@
  *
  * A single set of address pairs (hash:net,net) would be one lookup, but it holds the product of both ends'
  * addresses: a device's new address would cost an entry for every address of every partner.
+ *
+ * Answers of DNS wait for a verdict in table mangle: …-hold, from FORWARD and OUTPUT. Whoever queues a packet has the
+ * last word on it in its table, and in table filter that would be past all that the firewall says of it.
  */
 
 import type { Address, Family, Mac } from "../lib/address.ts";
 import type { Dispatch, Keeper } from "./dispatch.ts";
+import { reportThreshold } from "./enforcer.ts";
+import type { Nets } from "./nets.ts";
 import { fingerprint } from "./nftrules.ts";
 import type { Owner } from "./plan.ts";
 
@@ -33,27 +38,52 @@ export interface XtRule {
 }
 
 export interface XtSet {
+  readonly type: "hash:ip" | "hash:net";
   readonly family: Family;
   readonly elements: ReadonlySet<string>;
 }
 
 export interface XtRules {
   readonly sets: ReadonlyMap<string, XtSet>;
+  /** Of all tables: `tableOf` tells which. */
   readonly chains: Readonly<Record<Family, ReadonlyMap<string, readonly XtRule[]>>>;
 }
 
 export interface XtOptions {
   readonly owner: Owner;
   readonly lanDevices: readonly string[];
-  readonly tapGroup?: number;
+  readonly tap?: { readonly group: number; readonly queue?: number };
+  readonly reportGroup?: number;
 }
 
-/** Built-in chain → what follows its owner's name in the chain that it jumps to, first of all. */
-export const entrances = { FORWARD: "fwd", INPUT: "in", OUTPUT: "out" } as const;
-export type Entrance = keyof typeof entrances;
+export type XtTable = "filter" | "mangle";
+export const xtTables: readonly XtTable[] = ["filter", "mangle"];
+
+/** A built-in chain, and what follows its owner's name in the chain that it jumps to, first of all. */
+export interface Entrance {
+  readonly table: XtTable;
+  readonly chain: "FORWARD" | "INPUT" | "OUTPUT";
+  readonly suffix: "fwd" | "in" | "out" | "hold";
+}
+export const entrances: readonly Entrance[] = [
+  { table: "filter", chain: "FORWARD", suffix: "fwd" },
+  { table: "filter", chain: "INPUT", suffix: "in" },
+  { table: "filter", chain: "OUTPUT", suffix: "out" },
+  { table: "mangle", chain: "FORWARD", suffix: "hold" },
+  { table: "mangle", chain: "OUTPUT", suffix: "hold" },
+];
+
+/** The table that a chain of ours is in. */
+export function tableOf(chain: string): XtTable {
+  return chain.endsWith("-hold") ? "mangle" : "filter";
+}
 
 /** Router and neighbour solicitation and advertisement. */
 const discovery = [133, 134, 135, 136];
+/** UDP ports of client and server from which addresses are assigned. */
+const leasePorts = { 4: [68, 67], 6: [546, 547] } as const;
+/** Packets per second, and at once, that are copied; the rest is only counted. The match takes no more. */
+const reportLimit = 10_000;
 /** Keepers or groups that a chain holds at most, two bits of an id at a time. */
 const fan = 4;
 /** Levels of the tree, so that names keep to 28 characters; beyond that a chain holds as many as it must. */
@@ -73,7 +103,7 @@ export function setPrefix(owner: Owner): string {
 export function xtRules(dispatch: Dispatch, options: XtOptions): XtRules {
   const sets = new Map<string, XtSet>();
   const chains = { 4: new Map<string, XtRule[]>(), 6: new Map<string, XtRule[]>() };
-  if (dispatch.blocks || options.tapGroup !== undefined) {
+  if (dispatch.blocks || options.tap !== undefined) {
     for (const family of [4, 6] as const)
       new Drawing(family, options, { sets, chains: chains[family] }).all(dispatch);
   }
@@ -98,16 +128,29 @@ class Drawing {
   }
 
   all(dispatch: Dispatch): void {
-    for (const entrance of Object.values(entrances)) this.#chain(entrance).push(...this.#tap(entrance));
+    for (const entrance of ["fwd", "in", "out"] as const) this.#chain(entrance).push(...this.#tap(entrance));
+    this.#hold();
     if (!dispatch.blocks) return;
     const out = this.#chain("out");
+    // Being given an address is no traffic between nodes.
+    const [client, server] = leasePorts[this.#family];
+    for (const [entrance, from, to] of [
+      ["in", client, server],
+      ["out", server, client],
+    ] as const) {
+      const ports = `--sport ${from} --dport ${to}`;
+      this.#add(this.#chain(entrance), `-p udp -m udp ${ports} -j RETURN`, "address assignment");
+    }
     for (const entrance of ["fwd", "in"]) this.#add(this.#chain(entrance), `-j ${this.#name()}`, "all");
     const main = this.#chain();
     for (const mac of dispatch.exempt.macs)
       this.#addLan(main, `-m mac --mac-source ${show(mac)} -j RETURN`, "exempt");
     for (const mac of dispatch.barred.macs)
       this.#addLan(main, `-m mac --mac-source ${show(mac)} ${this.#end}`, "barred");
-    for (const match of this.#either("barred", dispatch.barred[this.#family])) {
+    for (const match of [
+      ...this.#either("barred", dispatch.barred[this.#family]),
+      ...this.#eitherNet("barredNets", dispatch.barredNets),
+    ]) {
       for (const chain of [main, out]) this.#add(chain, `${match} ${this.#end}`, "barred");
     }
     this.#pairs(dispatch, main, out);
@@ -120,8 +163,18 @@ class Drawing {
         "neighbour discovery",
       );
     }
-    for (const match of this.#either("exempt", dispatch.exempt[this.#family])) {
+    for (const match of [
+      ...this.#either("exempt", dispatch.exempt[this.#family]),
+      ...this.#eitherNet("exemptNets", dispatch.exemptNets),
+    ]) {
       this.#add(end, `${match} -j RETURN`, "exempt");
+    }
+    const { reportGroup } = this.#options;
+    if (reportGroup !== undefined) {
+      // How much is copied is up to who listens: not every version of the target knows how to say it.
+      const limit = `-m limit --limit ${reportLimit}/sec --limit-burst ${reportLimit}`;
+      const log = `-j NFLOG --nflog-group ${reportGroup} --nflog-threshold ${reportThreshold}`;
+      this.#add(end, `${limit} ${log}`, "report");
     }
     this.#add(end, "-j DROP", "blocked");
   }
@@ -185,17 +238,38 @@ class Drawing {
 
   /**
    * Queries to us, answers of ours, and both where they pass through; without threshold the kernel would collect
-   * a hundred. The connection match is there for what it causes: connection tracking for this family.
+   * a hundred. Answers over UDP that wait for a verdict are seen there. The connection match is there for what it
+   * causes: connection tracking for this family.
    */
   #tap(entrance: "fwd" | "in" | "out"): XtRule[] {
-    const { tapGroup } = this.#options;
-    if (tapGroup === undefined) return [];
-    const log = `-j NFLOG --nflog-group ${tapGroup} --nflog-threshold 1`;
+    const { tap } = this.#options;
+    if (tap === undefined) return [];
+    const log = `-j NFLOG --nflog-group ${tap.group} --nflog-threshold 1`;
     const rules: XtRule[] = [];
-    if (entrance !== "out") this.#add(rules, `-p udp -m udp --dport 53 ${log}`, "tap");
-    if (entrance !== "in") this.#add(rules, `-p udp -m udp --sport 53 ${log}`, "tap");
+    for (const protocol of ["udp", "tcp"]) {
+      const match = `-p ${protocol} -m ${protocol}`;
+      if (entrance !== "out") this.#add(rules, `${match} --dport 53 ${log}`, "tap");
+      if (entrance !== "in" && (protocol === "tcp" || tap.queue === undefined))
+        this.#add(rules, `${match} --sport 53 ${log}`, "tap");
+    }
     if (entrance === "in") this.#add(rules, "-m conntrack --ctstate NEW", "keeps connection tracking on");
     return rules;
+  }
+
+  #hold(): void {
+    const queue = this.#options.tap?.queue;
+    if (queue === undefined) return;
+    this.#add(this.#chain("hold"), holdRule(queue), "answers wait");
+  }
+
+  /** Matches for source and destination in nets; none if there are none. */
+  #eitherNet(what: string, nets: Nets): string[] {
+    const list = nets[this.#family];
+    if (list.length === 0) return [];
+    const name = this.#setName(what);
+    const elements = new Set(list.flatMap((net) => halves.get(net) ?? [net]));
+    this.#sets.set(name, { type: "hash:net", family: this.#family, elements });
+    return [match(name, "src"), match(name, "dst")];
   }
 
   /** Matches for source and destination in a set; none if the set would be empty. */
@@ -229,7 +303,7 @@ class Drawing {
 
   #set(what: string, elements: ReadonlySet<Address>): string {
     const name = this.#setName(what);
-    this.#sets.set(name, { family: this.#family, elements });
+    this.#sets.set(name, { type: "hash:ip", family: this.#family, elements });
     return name;
   }
 
@@ -245,6 +319,17 @@ class Drawing {
     }
   }
 }
+
+/** Without anybody who listens, answers pass. */
+export function holdRule(queue: number): string {
+  return `-p udp -m udp --sport 53 -j NFQUEUE --queue-num ${queue} --queue-bypass`;
+}
+
+/** A set of nets does not hold the net of all addresses. */
+const halves = new Map<string, readonly string[]>([
+  ["0.0.0.0/0", ["0.0.0.0/1", "128.0.0.0/1"]],
+  ["::/0", ["::/1", "8000::/1"]],
+]);
 
 function match(set: string, side: "src" | "dst"): string {
   return `-m set --match-set ${set} ${side}`;

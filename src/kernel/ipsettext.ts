@@ -3,10 +3,19 @@
  * an order that never opens anything in between, and what `ipset save` and `iptables-save` print read back. Pure.
  */
 
-import { type Family, parseAddress } from "../lib/address.ts";
-import { type Entrance, entrances, type XtRule, type XtRules, type XtSet } from "./ipsetrules.ts";
+import { type Family, parseAddress, parsePrefix } from "../lib/address.ts";
+import {
+  type Entrance,
+  entrances,
+  tableOf,
+  type XtRule,
+  type XtRules,
+  type XtSet,
+  type XtTable,
+  xtTables,
+} from "./ipsetrules.ts";
 
-/** What a family's filter table holds of one owner. */
+/** What a family's tables hold of one owner. */
 export interface XtPresent {
   /** Chain → its rules; the text of one that was read is as iptables prints it, with comment. */
   readonly chains: ReadonlyMap<string, readonly XtRule[]>;
@@ -29,9 +38,9 @@ const setOptions = "hashsize 64 maxelem 1048576";
 /** Creates what is new and adds entries: both can only be missing, never be wrong, while old rules are in force. */
 export function renderAdditions(from: ReadonlyMap<string, XtSet>, to: ReadonlyMap<string, XtSet>): string {
   let text = "";
-  for (const [name, { family }] of to) {
+  for (const [name, { type, family }] of to) {
     if (!from.has(name))
-      text += `create ${name} hash:ip family ${family === 4 ? "inet" : "inet6"} ${setOptions}\n`;
+      text += `create ${name} ${type} family ${family === 4 ? "inet" : "inet6"} ${setOptions}\n`;
   }
   for (const [name, { elements }] of to) {
     const present = from.get(name)?.elements;
@@ -61,26 +70,37 @@ export function renderDestruction(
   return text;
 }
 
-/** One transaction of a family's filter table; "" if nothing is to be changed. */
+/** One transaction of each of a family's tables where something is to be changed; "" if nothing is. */
 export function renderRules(
   prefix: string,
   from: XtPresent,
   to: ReadonlyMap<string, readonly XtRule[]>,
 ): string {
-  const gone = [...from.chains.keys()].filter((chain) => !to.has(chain));
-  const changed = [...to].filter(([chain, rules]) => !sameRules(from.chains.get(chain), rules));
+  return xtTables.map((table) => renderTableRules(prefix, { table, from, to })).join("");
+}
+
+function renderTableRules(
+  prefix: string,
+  { table, from, to }: { table: XtTable; from: XtPresent; to: ReadonlyMap<string, readonly XtRule[]> },
+): string {
+  const isHere = (chain: string) => tableOf(chain) === table;
+  const gone = [...from.chains.keys()].filter((chain) => isHere(chain) && !to.has(chain));
+  const changed = [...to].filter(
+    ([chain, rules]) => isHere(chain) && !sameRules(from.chains.get(chain), rules),
+  );
   const jumps: string[] = [];
-  for (const [entrance, suffix] of Object.entries(entrances) as [Entrance, string][]) {
-    const chain = `${prefix}-${suffix}`;
+  for (const entrance of entrances) {
+    if (entrance.table !== table) continue;
+    const chain = `${prefix}-${entrance.suffix}`;
     const { count, first } = from.jumps.get(entrance) ?? { count: 0, first: false };
     if (count === (to.has(chain) ? 1 : 0) && (count === 0 || first)) continue;
-    for (let left = count; left > 0; left--) jumps.push(`-D ${entrance} -j ${chain}`);
-    if (to.has(chain)) jumps.push(`-I ${entrance} -j ${chain}`);
+    for (let left = count; left > 0; left--) jumps.push(`-D ${entrance.chain} -j ${chain}`);
+    if (to.has(chain)) jumps.push(`-I ${entrance.chain} -j ${chain}`);
   }
   if (gone.length + changed.length + jumps.length === 0) return "";
   // A chain that is declared is emptied, in the same transaction in which it is filled again.
   const lines = [
-    "*filter",
+    `*${table}`,
     ...changed.map(([chain]) => `:${chain} - [0:0]`),
     ...gone.map((chain) => `:${chain} - [0:0]`),
   ];
@@ -93,12 +113,13 @@ export function renderRules(
 /** How two states of sets and chains differ, for the log. */
 export function setDifferences(from: ReadonlyMap<string, XtSet>, to: ReadonlyMap<string, XtSet>): string[] {
   const said: string[] = [];
-  for (const [name, { elements }] of to) {
+  for (const [name, { type, elements }] of to) {
     const present = from.get(name)?.elements;
     if (!present) {
       said.push(`set ${name} was gone`);
       continue;
     }
+    if (from.get(name)!.type !== type) said.push(`set ${name} was made otherwise`);
     const gone = [...elements].filter((each) => !present.has(each)).length;
     const more = [...present].filter((each) => !elements.has(each)).length;
     if (gone > 0) said.push(`${gone} entries of ${name} were gone`);
@@ -118,26 +139,28 @@ export function ruleDifferences(
     if (!sameRules(from.chains.get(chain), rules)) said.push(`rules of ${chain} were changed`);
   }
   for (const chain of from.chains.keys()) if (!to.has(chain)) said.push(`chain ${chain} was not ours`);
-  for (const [entrance, suffix] of Object.entries(entrances) as [Entrance, string][]) {
-    const wanted = to.has(`${prefix}-${suffix}`) ? 1 : 0;
+  for (const entrance of entrances) {
+    const wanted = to.has(`${prefix}-${entrance.suffix}`) ? 1 : 0;
     const { count, first } = from.jumps.get(entrance) ?? { count: 0, first: false };
-    if (count !== wanted) said.push(`${entrance} had ${count} jumps to us`);
-    else if (count === 1 && !first) said.push(`${entrance} had our jump below other rules`);
+    const name = entrance.table === "filter" ? entrance.chain : `${entrance.chain} of ${entrance.table}`;
+    if (count !== wanted) said.push(`${name} had ${count} jumps to us`);
+    else if (count === 1 && !first) said.push(`${name} had our jump below other rules`);
   }
   return said;
 }
 
 /** Reads an owner's sets out of what `ipset save` printed; sets of others are passed over. */
 export function parseSets(text: string, prefix: string): Map<string, XtSet> {
-  const sets = new Map<string, { family: Family; elements: Set<string> }>();
+  const sets = new Map<string, { type: XtSet["type"]; family: Family; elements: Set<string> }>();
   for (const line of lines(text)) {
-    const create = /^create (\S+) hash:ip family (inet6?) /.exec(line);
+    const create = /^create (\S+) (hash:ip|hash:net) family (inet6?) /.exec(line);
     if (create) {
-      if (create[1]!.startsWith(prefix))
-        sets.set(create[1]!, { family: create[2] === "inet" ? 4 : 6, elements: new Set() });
+      const [, name, type, family] = create as unknown as [string, string, XtSet["type"], string];
+      if (name.startsWith(prefix))
+        sets.set(name, { type, family: family === "inet" ? 4 : 6, elements: new Set() });
     } else if (line.startsWith(`add ${prefix}`)) {
       const [, name, element] = line.split(" ") as [string, string, string];
-      sets.get(name)?.elements.add(parseAddress(element) ?? element);
+      sets.get(name)?.elements.add((element.includes("/") ? parsePrefix : parseAddress)(element) ?? element);
     }
   }
   return sets;
@@ -158,14 +181,21 @@ export function parseCounts(text: string, prefix: string): Map<string, number | 
   return counts;
 }
 
-/** Reads an owner's chains, and the way into them, out of what `iptables-save -t filter` printed. */
+/** Reads an owner's chains, and the way into them, out of what `iptables-save` printed. */
 export function parseRules(text: string, prefix: string): XtPresent {
   const chains = new Map<string, XtRule[]>();
   const jumps = new Map<Entrance, JumpState>();
-  /** Built-in chains in which a rule of somebody else has been seen. */
+  let table = "filter";
+  /** Built-in chains of the table in which a rule of somebody else has been seen. */
   const begun = new Set<string>();
-  const isOurs = (chain: string) => chain === prefix || chain.startsWith(`${prefix}-`);
+  const isOurs = (chain: string) =>
+    (chain === prefix || chain.startsWith(`${prefix}-`)) && tableOf(chain) === table;
   for (const line of lines(text)) {
+    if (line.startsWith("*")) {
+      table = line.slice(1);
+      begun.clear();
+      continue;
+    }
     const declared = /^:(\S+) -/.exec(line);
     if (declared) {
       if (isOurs(declared[1]!)) chains.set(declared[1]!, []);
@@ -174,26 +204,45 @@ export function parseRules(text: string, prefix: string): XtPresent {
     const rule = /^-A (\S+) (.*)$/.exec(line);
     if (!rule) continue;
     const [, chain, rest] = rule as unknown as [string, string, string];
-    if (chains.has(chain)) {
-      chains.get(chain)!.push({ text: rest, comment: / --comment "([^"]*)"/.exec(line)?.[1] ?? "" });
-    } else if (Object.hasOwn(entrances, chain)) {
-      const entrance = chain as Entrance;
-      const target = /^-j (gatehouse-\S+)$/.exec(rest)?.[1];
-      if (target === undefined) begun.add(chain);
-      else if (target === `${prefix}-${entrances[entrance]}`) {
-        const { count, first } = jumps.get(entrance) ?? { count: 0, first: !begun.has(chain) };
-        jumps.set(entrance, { count: count + 1, first });
-      }
+    if (isOurs(chain)) {
+      chains.get(chain)?.push({ text: rest, comment: / --comment "([^"]*)"/.exec(line)?.[1] ?? "" });
+      continue;
+    }
+    const entrance = entrances.find((each) => each.table === table && each.chain === chain);
+    if (!entrance) continue;
+    const target = /^-j (gatehouse-\S+)$/.exec(rest)?.[1];
+    if (target === undefined) begun.add(chain);
+    else if (target === `${prefix}-${entrance.suffix}`) {
+      const { count, first } = jumps.get(entrance) ?? { count: 0, first: !begun.has(chain) };
+      jumps.set(entrance, { count: count + 1, first });
     }
   }
   return { chains, jumps };
 }
 
+/** Reads how many packets an owner's rules have dropped out of what `iptables-save -c -t filter` printed. */
+export function parseDropped(text: string, prefix: string): bigint {
+  const start = ` -A ${prefix}-end `;
+  let dropped = 0n;
+  for (const line of lines(text)) {
+    const at = line.indexOf("]") + 1;
+    if (!line.startsWith(start, at) || !line.endsWith(" -j DROP")) continue;
+    const packets = /^\[(\d+):\d+\]/.exec(line)?.[1];
+    if (packets !== undefined) dropped += BigInt(packets);
+  }
+  return dropped;
+}
+
+/** Whether a text of rules sets the counters of what is dropped to nothing. */
+export function resetsDropped(text: string, prefix: string): boolean {
+  return text.includes(`\n:${prefix}-end `);
+}
+
 /** The jumps that chains need, each once and first. */
 export function placedJumps(prefix: string, chains: ReadonlyMap<string, unknown>): Map<Entrance, JumpState> {
   const jumps = new Map<Entrance, JumpState>();
-  for (const [entrance, suffix] of Object.entries(entrances) as [Entrance, string][]) {
-    if (chains.has(`${prefix}-${suffix}`)) jumps.set(entrance, { count: 1, first: true });
+  for (const entrance of entrances) {
+    if (chains.has(`${prefix}-${entrance.suffix}`)) jumps.set(entrance, { count: 1, first: true });
   }
   return jumps;
 }

@@ -12,8 +12,9 @@ import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { deleteConnections } from "./cut.ts";
 import { type Dispatch, dispatchOf } from "./dispatch.ts";
-import { type Backend, bootNames, type Enforcer, type Order } from "./enforcer.ts";
+import { type Backend, bootNames, type Enforcer, type Order, type Place } from "./enforcer.ts";
 import { entriesToCut, isOffloaded } from "./entries.ts";
+import { type Explanation, explainer, type Packet, type Reason } from "./explain.ts";
 import { Lane } from "./lane.ts";
 import { emptyPlan, type Owner, type Plan } from "./plan.ts";
 import { openEnforcer } from "./probe.ts";
@@ -22,12 +23,15 @@ import { Rounds } from "./rounds.ts";
 export { type Connection, connectionStatus } from "./connection.ts";
 export { type ConntrackOptions, ConntrackWatch, type Delta, watchConntrack } from "./conntrack.ts";
 export { type Deletion, deleteConnections } from "./cut.ts";
-export { blockedBy } from "./dispatch.ts";
-export type { Backend } from "./enforcer.ts";
+export { type Backend, type Place, reportBytes, reportThreshold } from "./enforcer.ts";
 export { entriesToCut } from "./entries.ts";
-export { type LoggedPacket, Nflog, type NflogOptions, openNflog } from "./nflog.ts";
+export { blockedBy, type Explanation, explainer, explainPlan, type Packet, type Reason } from "./explain.ts";
+export type { SteerRoute, SteerRule } from "./fib.ts";
+export { type LoggedPacket, Nflog, type NflogCounters, type NflogOptions, openNflog } from "./nflog.ts";
+export { type HeldPacket, Nfqueue, type NfqueueOptions, openNfqueue } from "./nfqueue.ts";
 export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";
-export type { InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
+export type { DefaultRoute, InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
+export { openSteering, Steering, type SteeringOptions, type SteerPlan } from "./steer.ts";
 
 export interface KernelOptions {
   readonly backend: Backend | "auto";
@@ -74,6 +78,17 @@ interface Owned {
   awaited: boolean;
 }
 
+/** What happens to a packet, and where: plain data. */
+export interface PacketExplanation {
+  readonly owner: Owner;
+  readonly backend: Backend;
+  readonly verdict: Explanation["verdict"];
+  /** Each with the rules that say so. */
+  readonly reasons: readonly (Reason & { readonly places: readonly Place[] })[];
+  /** Blocks neither set nor read marks. */
+  readonly mark: "none";
+}
+
 export interface ApplyOptions {
   /** False: the boot text may lag by some minutes, to spare the flash. Default true. */
   readonly durable?: boolean;
@@ -114,8 +129,6 @@ interface KernelParts {
 
 export class Kernel {
   readonly backend: Backend;
-  /** What this machine cannot enforce, in sentences; empty if nothing. */
-  readonly limits: readonly string[];
   readonly counters: KernelCounters = {
     applied: 0,
     unchanged: 0,
@@ -130,6 +143,8 @@ export class Kernel {
   readonly #owned = new Map<Owner, Owned>();
   readonly #rounds: Rounds;
   readonly #unwatch: Cancel;
+  /** Path → the boot text that lies there, as far as it was read or written here. */
+  readonly #stored = new Map<string, string>();
   /** A connection was seen that a flowtable forwards. */
   #offloads = false;
   #closed = false;
@@ -140,7 +155,6 @@ export class Kernel {
     this.#parts = parts;
     this.#enforcer = parts.enforcer;
     this.backend = parts.enforcer.name;
-    this.limits = parts.enforcer.limits;
     this.#rounds = new Rounds(system, async () => void (await this.verify()), {
       periodMs: parts.enforcer.periodMs,
       onFault: (thrown) => system.log("error", messageOf(thrown)),
@@ -151,6 +165,11 @@ export class Kernel {
     });
     void this.#rounds.start();
     void this.#cut(emptyPlan);
+  }
+
+  /** What this machine cannot enforce, in sentences; empty if nothing. Grows with what is asked of it. */
+  get limits(): readonly string[] {
+    return this.#enforcer.limits;
   }
 
   /**
@@ -198,10 +217,41 @@ export class Kernel {
     });
   }
 
+  /**
+   * How many packets an owner's rules have dropped, all of them, copied or not. Never falls; where somebody else
+   * removed our rules, what they had counted since the last look is missing.
+   *
+   * @throws Fault "kernel" if it cannot be read.
+   */
+  dropped(owner: Owner): Promise<bigint> {
+    return this.#own(owner).lane.between(() => this.#enforcer.dropped(owner));
+  }
+
+  /** Whether a packet passes what is in force for an owner, by which words of its plan, and in which rules. */
+  explain(owner: Owner, packet: Packet): PacketExplanation {
+    const { backend } = this;
+    const job = this.#owned.get(owner)?.job;
+    if (!job) return { owner, backend, verdict: "pass", reasons: [], mark: "none" };
+    const { destinationMac: _, ...seen } = packet;
+    const given = this.#enforcer.seesDestinationMac ? packet : seen;
+    const { verdict, reasons } = explainer(job.plan)(given);
+    const located = reasons.map((reason) => ({
+      ...reason,
+      places: this.#enforcer.places(owner, job.order, { packet: given, reason }),
+    }));
+    return { owner, backend, verdict, reasons: located, mark: "none" };
+  }
+
   /** What `apply` would make true, as the text of its boot files. Touches nothing. */
   print(owner: Owner, plan: Plan): string {
     const texts = this.#enforcer.bootTexts(owner, orderOf(plan));
     return [...texts].map(([name, text]) => `# ${name}\n${text}`).join("\n");
+  }
+
+  /** What is in force, as the text of the boot files of all owners. */
+  printAll(): string {
+    const jobs = [...this.#owned].flatMap(([owner, { job }]) => (job ? [this.print(owner, job.plan)] : []));
+    return jobs.join("\n");
   }
 
   /** Ends watching and repairing. Rules stay in force. */
@@ -280,16 +330,22 @@ export class Kernel {
     }
   }
 
-  /** Writes the boot texts that differ from what lies there. */
+  /** Writes the boot texts that differ from what lies there. What lay there at start is looked at once. */
   async #save(owner: Owner, order: Order): Promise<void> {
     try {
       await this.#system.makeDirectory(this.#parts.directory, 0o700);
-      for (const [name, text] of this.#enforcer.bootTexts(owner, order)) {
-        const bytes = new TextEncoder().encode(`${text}${lastLine}\n`);
+      // Without us nobody gives an answer that waits its verdict, and a kernel may refuse the whole text for it.
+      const texts = this.#enforcer.bootTexts(owner, withoutHold(order));
+      for (const [name, rules] of texts) {
+        const text = `${rules}${lastLine}\n`;
         for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {
-          const present = await this.#system.read(path).catch(() => undefined);
-          if (present && sameBytes(present, bytes)) continue;
-          await this.#system.replace(path, bytes, { mode: 0o600 });
+          if (this.#stored.get(path) === text) continue;
+          const bytes = new TextEncoder().encode(text);
+          const known = this.#stored.delete(path);
+          const present = known ? undefined : await this.#system.read(path).catch(() => undefined);
+          if (!present || !sameBytes(present, bytes))
+            await this.#system.replace(path, bytes, { mode: 0o600 });
+          this.#stored.set(path, text);
         }
       }
       this.#own(owner).saved = true;
@@ -317,8 +373,10 @@ export class Kernel {
   }
 
   async #removeBootText(name: string): Promise<void> {
-    await this.#system.remove(this.#path(name));
-    await this.#system.remove(this.#path(`${name}${copySuffix}`));
+    for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {
+      this.#stored.delete(path);
+      await this.#system.remove(path);
+    }
   }
 
   #path(name: string): string {
@@ -326,11 +384,25 @@ export class Kernel {
   }
 }
 
+/** @throws RangeError or TypeError for a plan that contradicts itself. */
 function orderOf(plan: Plan): Order {
   const dispatch: Dispatch = dispatchOf(plan);
-  const group = plan.tap?.group;
-  if (group !== undefined && !(Number.isInteger(group) && group >= 0 && group <= 0xffff)) {
-    throw new RangeError(`Cannot tap: ${group} is no NFLOG group`);
-  }
-  return { dispatch, tapGroup: group };
+  const { tap, report } = plan;
+  if (tap) checkNumber(tap.group, "tap", "NFLOG group");
+  if (tap?.hold) checkNumber(tap.hold.queue, "hold answers", "NFQUEUE");
+  if (report) checkNumber(report.group, "report", "NFLOG group");
+  return {
+    dispatch,
+    ...(tap ? { tap: { group: tap.group, ...(tap.hold ? { queue: tap.hold.queue } : {}) } } : {}),
+    ...(report ? { reportGroup: report.group } : {}),
+  };
+}
+
+function checkNumber(value: number, verb: string, kind: string): void {
+  if (!Number.isInteger(value) || value < 0 || value > 0xffff)
+    throw new RangeError(`Cannot ${verb}: ${value} is no ${kind}`);
+}
+
+function withoutHold(order: Order): Order {
+  return order.tap ? { ...order, tap: { group: order.tap.group } } : order;
 }

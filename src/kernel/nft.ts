@@ -1,21 +1,33 @@
 /**
- * The nft back end: tables `inet gatehouse_<owner>` and, for frames that a bridge passes on,
- * `bridge gatehouse_<owner>`. Every change is one transaction of `nft -f -`.
+ * The nft back end: tables `inet gatehouse_<owner>`, `bridge gatehouse_<owner>` for frames that a bridge passes on
+ * or sends, and `netdev gatehouse_<owner>` for LAN devices that are no bridge. Every change is one transaction of
+ * `nft -f -`.
  *
  * Keeps the tables of each owner as last sent or read; the kernel tells of every change to a table, so what was
  * not announced has not happened. Messages about our tables whose port is not one of our own nft processes make
- * the front door verify.
+ * the front door verify. A LAN device that comes or goes does, too: older kernels drop a device's hook with it.
  */
 
 import { Fault, messageOf } from "../lib/fault.ts";
 import { isObject } from "../lib/json.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { Attributes } from "./attribute.ts";
-import { complaint, type Enforcer, type Order, type WatchHandlers } from "./enforcer.ts";
-import { type Message, netfilterProtocol, newCounters } from "./netlink.ts";
+import { Drops } from "./drops.ts";
+import { egressTable } from "./egress.ts";
+import { complaint, type Enforcer, type Order, type Place, type WatchHandlers } from "./enforcer.ts";
+import { type Message, Netlink, netfilterProtocol, newCounters, routeProtocol } from "./netlink.ts";
 import { type NftTable, nftTable, type TableFamily } from "./nftrules.ts";
-import { differences, parseTable, renderChange, renderRemoval, renderTable } from "./nfttext.ts";
+import {
+  differences,
+  parseDropped,
+  parseTable,
+  renderChange,
+  renderRemoval,
+  renderTable,
+} from "./nfttext.ts";
+import { type Met, nftPlaces } from "./places.ts";
 import type { Owner } from "./plan.ts";
+import { decodeLink, type Link } from "./rtnetlink.ts";
 import { Subscription } from "./subscription.ts";
 
 /** NFNLGRP_NFTABLES, and NFNL_SUBSYS_NFTABLES in the upper byte of a message's type. */
@@ -27,6 +39,15 @@ const nfgenmsgBytes = 4;
 const rememberedChildren = 32;
 const maxListBytes = 256 * 1024 * 1024;
 const tablePrefix = "gatehouse_";
+/** RTNLGRP_LINK; RTM_NEWLINK, RTM_DELLINK and RTM_GETLINK; IFLA_IFNAME after struct ifinfomsg. */
+const link = { group: 1, come: 16, gone: 17, get: 18, nameAttribute: 3, headerBytes: 16 } as const;
+
+/** A table that makes an answer wait; the kernel refuses it if it lacks the expression. */
+const holdProbe = `table inet gatehouse_probe { chain x { type filter hook forward priority filter - 4
+udp sport 53 queue num 0 bypass
+}
+}
+`;
 
 /** "strange": something is there, but not made the way our tables are. */
 type Present = NftTable | "strange" | undefined;
@@ -36,11 +57,14 @@ export interface NftSettings {
   readonly lanDevices: readonly string[];
   /** Whether the kernel has tables of family bridge. */
   readonly bridge: boolean;
+  /** Whether a device may have a hook for packets that leave by it. */
+  readonly egress: boolean;
 }
 
 export class Nft implements Enforcer {
   readonly name = "nft";
-  readonly limits: readonly string[];
+  readonly limits: string[] = [];
+  readonly seesDestinationMac: boolean;
   /** Changes are announced; this is for what we did not think of. */
   readonly periodMs = 300_000;
   readonly #system: System;
@@ -53,42 +77,95 @@ export class Nft implements Enforcer {
   /** Ports that changed our tables while a child ran whose process id we did not know yet. */
   readonly #unknownPorts = new Set<number>();
   #watcher: WatchHandlers | undefined;
-  readonly #attributes = new Attributes(tableAttribute);
+  readonly #attributes = new Attributes(link.nameAttribute);
+  readonly #drops = new Drops();
+  /** LAN devices that are there, and of them those that need a hook of their own. */
+  #devices: ReadonlySet<string> = new Set();
+  #hooked: readonly string[] = [];
+  /** A device has come or gone since. */
+  #stale = true;
+  #holds: Promise<boolean> | undefined;
 
   constructor(system: System, settings: NftSettings) {
     this.#system = system;
     this.#settings = settings;
-    this.#families = settings.bridge ? ["inet", "bridge"] : ["inet"];
-    this.limits = settings.bridge
-      ? []
-      : ["Frames between two ports of one bridge are not blocked: the kernel lacks nft's bridge tables"];
+    const { bridge, egress, lanDevices } = settings;
+    this.#families = ["inet", ...(bridge ? ["bridge" as const] : []), ...(egress ? ["netdev" as const] : [])];
+    this.seesDestinationMac = bridge || (egress && lanDevices.length > 0);
+    if (!bridge) {
+      this.limits.push(
+        "Frames between two ports of one bridge are not blocked: the kernel lacks nft's bridge tables",
+      );
+    }
+    const gap = "packets to an address that a blocked device has just taken pass until it is known";
+    if (!this.seesDestinationMac) this.limits.push(`Without bridge tables and egress hooks ${gap}`);
+    else if (!egress)
+      this.limits.push(`On LAN devices that are no bridge ${gap}: the kernel lacks egress hooks`);
+    else if (lanDevices.length === 0)
+      this.limits.push(`On devices that are no bridge ${gap}: no LAN device is named`);
   }
 
-  async enforce(owner: Owner, order: Order): Promise<boolean> {
+  /** Finds out which LAN devices are there. @throws Fault as `Netlink.dump` does. */
+  async look(): Promise<void> {
+    const { egress, bridge, lanDevices } = this.#settings;
+    if (!egress || lanDevices.length === 0) return;
+    this.#stale = false;
+    const there = new Map<string, Link>();
+    const netlink = new Netlink(this.#system, { protocol: routeProtocol });
+    try {
+      await netlink.dump(
+        { type: link.get, payload: new Uint8Array(link.headerBytes), verb: "list devices" },
+        {
+          onMessage: (message) => {
+            const found = decodeLink(message);
+            if (typeof found === "object" && lanDevices.includes(found.name)) there.set(found.name, found);
+          },
+          onRestart: () => there.clear(),
+        },
+      );
+    } catch (thrown) {
+      this.#stale = true;
+      throw thrown;
+    } finally {
+      netlink.close();
+    }
+    this.#devices = new Set(there.keys());
+    this.#hooked = lanDevices.filter(
+      (name) => there.has(name) && !(bridge && there.get(name)!.kind === "bridge"),
+    );
+  }
+
+  async enforce(owner: Owner, given: Order): Promise<boolean> {
+    const order = await this.#possible(given);
+    if (this.#stale) await this.look();
     const wanted = this.#render(order);
     const known = this.#known.get(owner) ?? (await this.#read(owner));
     this.#known.set(owner, known);
     const first = changeOf(owner, known, wanted);
     if (first === "") return false;
-    if ((await this.#send(first)) === undefined) {
+    if ((await this.#change(owner, first)) === undefined) {
       this.#known.set(owner, wanted);
       return true;
     }
-    // Refused: perhaps because what is there is not what we believed.
+    // Refused: perhaps because what is there, or which devices, is not what we believed.
     this.#known.delete(owner);
     const present = await this.#read(owner);
     this.#known.set(owner, present);
-    const second = changeOf(owner, present, wanted);
+    await this.look();
+    const anew = this.#render(order);
+    const second = changeOf(owner, present, anew);
     if (second === "") return true;
-    const reason = await this.#send(second);
+    const reason = await this.#change(owner, second);
     if (reason === undefined) {
-      this.#known.set(owner, wanted);
+      this.#known.set(owner, anew);
       return true;
     }
     throw new Fault("kernel", `Cannot change rules of ${owner}: ${reason}`);
   }
 
-  async verify(owner: Owner, order: Order): Promise<readonly string[]> {
+  async verify(owner: Owner, given: Order): Promise<readonly string[]> {
+    const order = await this.#possible(given);
+    await this.look();
     const wanted = this.#render(order);
     this.#known.delete(owner);
     const present = await this.#read(owner);
@@ -105,7 +182,7 @@ export class Nft implements Enforcer {
   async remove(owner: Owner): Promise<void> {
     this.#known.delete(owner);
     const lines = this.#families.flatMap((family) => renderRemoval(nameOf(family, owner)));
-    const reason = await this.#send(`${lines.join("\n")}\n`);
+    const reason = await this.#change(owner, `${lines.join("\n")}\n`);
     if (reason !== undefined) throw new Fault("kernel", `Cannot remove rules of ${owner}: ${reason}`);
   }
 
@@ -113,9 +190,9 @@ export class Nft implements Enforcer {
     const texts = new Map<string, string>();
     for (const [family, table] of this.#render(order)) {
       const name = nameOf(family, owner);
-      // A file each: a kernel that one day lacks bridge tables must not refuse the rest along with them.
+      // A file each: a kernel that one day lacks such tables, or a device, must not refuse the rest along with them.
       texts.set(
-        family === "inet" ? `${owner}.nft` : `${owner}.bridge.nft`,
+        family === "inet" ? `${owner}.nft` : `${owner}.${family}.nft`,
         table ? renderTable(name, table) : `${renderRemoval(name).join("\n")}\n`,
       );
     }
@@ -133,16 +210,91 @@ export class Nft implements Enforcer {
         onFault: (fault) => handlers.onFault(fault),
       },
     );
+    const links = this.#settings.egress ? this.#watchLinks(handlers) : undefined;
     return () => {
       this.#watcher = undefined;
       subscription.close();
+      links?.close();
     };
   }
 
-  #render({ dispatch, tapGroup }: Order): Tables<NftTable | undefined> {
+  async dropped(owner: Owner): Promise<bigint> {
+    const { status, stdout, stderr } = await this.#nft(["-j", "list", "counters"]);
+    if (status !== 0) throw new Fault("kernel", `Cannot read counters: ${complaint(stderr, status)}`);
+    let tables: ReadonlyMap<string, bigint>;
+    try {
+      tables = parseDropped(stdout);
+    } catch (cause) {
+      throw new Fault("kernel", "Cannot read counters: nft prints no JSON", { cause });
+    }
+    for (const family of this.#families) {
+      const packets = tables.get(nameOf(family, owner));
+      if (packets !== undefined) this.#drops.note(owner, family, packets);
+    }
+    return this.#drops.total(owner);
+  }
+
+  places(owner: Owner, order: Order, met: Met): readonly Place[] {
+    const tables: [TableFamily, string, NftTable][] = [];
+    for (const [family, table] of this.#render(order))
+      if (table) tables.push([family, nameOf(family, owner), table]);
+    return nftPlaces(tables, order.dispatch, met);
+  }
+
+  #render({ dispatch, ...options }: Order): Tables<NftTable | undefined> {
     const { lanDevices } = this.#settings;
-    const options = { lanDevices, ...(tapGroup === undefined ? {} : { tapGroup }) };
-    return new Map(this.#families.map((family) => [family, nftTable(family, dispatch, options)]));
+    return new Map(
+      this.#families.map((family) => [
+        family,
+        family === "netdev"
+          ? egressTable(dispatch, this.#hooked)
+          : nftTable(family, dispatch, { lanDevices, ...options }),
+      ]),
+    );
+  }
+
+  /** An order without what this kernel cannot do; looked up when it is first asked for. */
+  async #possible(order: Order): Promise<Order> {
+    if (order.tap?.queue === undefined) return order;
+    this.#holds ??= this.#probeHold().catch((thrown) => {
+      this.#holds = undefined;
+      throw thrown;
+    });
+    return (await this.#holds) ? order : { ...order, tap: { group: order.tap.group } };
+  }
+
+  async #probeHold(): Promise<boolean> {
+    const { status, stderr } = await this.#nft(["-c", "-f", "-"], holdProbe);
+    if (status === 0) return true;
+    const limit = `Answers of DNS do not wait until the rules follow them: ${complaint(stderr, status)}`;
+    this.limits.push(limit);
+    this.#system.log("warning", limit);
+    return false;
+  }
+
+  #watchLinks(handlers: WatchHandlers): Subscription {
+    const { lanDevices } = this.#settings;
+    return new Subscription(
+      this.#system,
+      { protocol: routeProtocol, groups: [link.group], counters: newCounters() },
+      {
+        onEvent: ({ type, bytes, start, end }) => {
+          if (type !== link.come && type !== link.gone) return;
+          this.#attributes.read(bytes, start + link.headerBytes, end);
+          const name = this.#attributes.text(link.nameAttribute);
+          // Most news of a device that is there is of its carrier. One that is renamed comes under its new name.
+          if (name === undefined || !lanDevices.includes(name)) return;
+          if (type === link.come && this.#devices.has(name)) return;
+          this.#stale = true;
+          handlers.onChange();
+        },
+        onGap: () => {
+          this.#stale = true;
+          handlers.onChange();
+        },
+        onFault: (fault) => handlers.onFault(fault),
+      },
+    );
   }
 
   async #read(owner: Owner): Promise<Tables<Present>> {
@@ -170,7 +322,16 @@ export class Nft implements Enforcer {
     }
   }
 
-  /** One transaction. @returns why it was refused. */
+  /** One transaction. What a table's counter says is kept before the table goes. @returns why it was refused. */
+  async #change(owner: Owner, script: string): Promise<string | undefined> {
+    const ends = /^delete table /m.test(script);
+    // A number that cannot be read is no reason to leave a block undone.
+    if (ends) await this.dropped(owner).catch(() => undefined);
+    const reason = await this.#send(script);
+    if (ends && reason === undefined) this.#drops.restart(owner);
+    return reason;
+  }
+
   async #send(script: string): Promise<string | undefined> {
     const { status, stderr } = await this.#nft(["-f", "-"], script);
     return status === 0 ? undefined : complaint(stderr, status);
@@ -183,7 +344,7 @@ export class Nft implements Enforcer {
         maxOutputBytes: maxListBytes,
         ...(input === undefined ? {} : { input }),
       });
-      if (input !== undefined) {
+      if (input !== undefined && !args.includes("-c")) {
         this.#children.push(result.pid);
         if (this.#children.length > rememberedChildren) this.#children.shift();
       }

@@ -3,16 +3,19 @@
  * `nft -j list table` prints read back. Pure.
  */
 
-import { type Address, parseAddress, parseMac } from "../lib/address.ts";
+import { type Address, parseAddress, parseMac, parsePrefix } from "../lib/address.ts";
 import { isObject } from "../lib/json.ts";
-import type { NftChain, NftRule, NftSet, NftTable } from "./nftrules.ts";
+import type { Hook, NftChain, NftRule, NftSet, NftTable } from "./nftrules.ts";
 
-/** Before fw4's own chains. nft prints it as a number: 0 is filter in table inet, -200 in table bridge. */
-const priority = "filter - 5";
+/** Before fw4's own chains. nft prints it as a number: 0 is filter in most tables, -200 in table bridge. */
+const [priority, latePriority] = ["filter - 5", "filter - 4"];
 const priorities = new Map([
   ["inet", -5],
   ["bridge", -205],
+  ["netdev", -5],
 ]);
+const hooks: readonly Hook[] = ["forward", "input", "output", "egress"];
+const counter = "dropped";
 const perLine = 8;
 
 /**
@@ -21,14 +24,18 @@ const perLine = 8;
  */
 export function renderTable(name: string, table: NftTable): string {
   const lines = [...renderRemoval(name), `table ${name} {`];
-  for (const [set, { type, map, elements }] of table.sets) {
-    lines.push(`\t${map ? "map" : "set"} ${set} {`, `\t\ttype ${type}${map ? " : verdict" : ""}`);
+  if (table.counted) lines.push(`\tcounter ${counter} {`, "\t}");
+  for (const [set, kind] of table.sets) {
+    const { map, interval, elements } = kind;
+    lines.push(`\t${map ? "map" : "set"} ${set} {`, `\t\ttype ${renderType(kind)}`);
+    if (interval) lines.push("\t\tflags interval");
     if (elements.size > 0) lines.push("\t\telements = {", ...renderElements(elements, "\t\t\t"), "\t\t}");
     lines.push("\t}");
   }
-  for (const [chain, { hook, rules }] of inOrder(table.chains)) {
+  for (const [chain, given] of inOrder(table.chains)) {
+    const { hook, rules } = given;
     lines.push(`\tchain ${chain} {`);
-    if (hook) lines.push(`\t\t${renderHook(hook)}`);
+    if (hook) lines.push(`\t\t${renderHook(given)}`);
     lines.push(...rules.map((rule) => `\t\t${renderRule(rule)}`), "\t}");
   }
   return `${[...lines, "}"].join("\n")}\n`;
@@ -49,14 +56,16 @@ export function renderChange(name: string, from: NftTable | undefined, to: NftTa
       lines.push(`${verb} element ${name} ${set} {`, ...renderElements(elements, "\t"), "}");
   };
   // First all that others refer to, then who refers, then what nobody refers to any more.
-  for (const [set, { type, map }] of to.sets) {
+  if (to.counted && !from.counted) lines.push(`add counter ${name} ${counter}`);
+  for (const [set, kind] of to.sets) {
     if (!from.sets.has(set)) {
-      lines.push(`add ${map ? "map" : "set"} ${name} ${set} { type ${type}${map ? " : verdict" : ""}; }`);
+      const flags = kind.interval ? " flags interval;" : "";
+      lines.push(`add ${kind.map ? "map" : "set"} ${name} ${set} { type ${renderType(kind)};${flags} }`);
     }
   }
-  for (const [chain, { hook }] of to.chains) {
+  for (const [chain, given] of to.chains) {
     if (!from.chains.has(chain)) {
-      lines.push(`add chain ${name} ${chain}${hook ? ` { ${renderHook(hook)} }` : ""}`);
+      lines.push(`add chain ${name} ${chain}${given.hook ? ` { ${renderHook(given)} }` : ""}`);
     }
   }
   for (const [chain, { rules }] of to.chains) {
@@ -89,6 +98,7 @@ export function renderChange(name: string, from: NftTable | undefined, to: NftTa
 export function differences(from: NftTable | undefined, to: NftTable | undefined): string[] {
   if (!from || !to) return from ? ["a table too many"] : to ? ["the table was gone"] : [];
   const said: string[] = [];
+  if (to.counted && !from.counted) said.push(`counter ${counter} was gone`);
   for (const [kind, here, there] of [
     ["set", from.sets, to.sets],
     ["chain", from.chains, to.chains],
@@ -96,15 +106,18 @@ export function differences(from: NftTable | undefined, to: NftTable | undefined
     for (const name of there.keys()) if (!here.has(name)) said.push(`${kind} ${name} was gone`);
     for (const name of here.keys()) if (!there.has(name)) said.push(`${kind} ${name} was not ours`);
   }
-  for (const [name, { elements }] of to.sets) {
-    const present = from.sets.get(name)?.elements;
-    if (!present) continue;
+  for (const [name, set] of to.sets) {
+    const other = from.sets.get(name);
+    if (!other) continue;
+    if (!sameKind(other, set)) said.push(`set ${name} was made otherwise`);
+    const [{ elements }, present] = [set, other.elements];
     const [gone, more] = [lacking(elements, present).size, lacking(present, elements).size];
     if (gone > 0) said.push(`${gone} elements of ${name} were gone`);
     if (more > 0) said.push(`${more} elements of ${name} were not ours`);
   }
   for (const [name, { rules }] of to.chains) {
     const present = from.chains.get(name);
+    if (present && !sameHook(present, to.chains.get(name)!)) said.push(`chain ${name} was made otherwise`);
     if (present && !sameRules(present.rules, rules)) said.push(`rules of ${name} were changed`);
   }
   return said;
@@ -122,7 +135,8 @@ export function parseTable(text: string): NftTable | undefined {
   const items = isObject(root) && Array.isArray(root.nftables) ? (root.nftables as unknown[]) : undefined;
   if (!items) throw new SyntaxError("Cannot read nft's list: it has no objects");
   const sets = new Map<string, NftSet>();
-  const chains = new Map<string, { hook?: "forward" | "input" | "output"; rules: NftRule[] }>();
+  const chains = new Map<string, { hook?: Hook; late?: true; rules: NftRule[] }>();
+  let counted = false;
   for (const item of items) {
     if (!isObject(item)) continue;
     const { set, map, chain, rule } = item;
@@ -134,29 +148,52 @@ export function parseTable(text: string): NftTable | undefined {
     } else if (isObject(chain)) {
       const hook = readHook(chain);
       if (hook === false) return undefined;
-      chains.set(String(chain.name), { ...(hook ? { hook } : {}), rules: [] });
+      chains.set(String(chain.name), { ...hook, rules: [] });
     } else if (isObject(rule)) {
       chains.get(String(rule.chain))?.rules.push({ text: "", comment: String(rule.comment ?? "") });
+    } else if (isObject(item.counter) && item.counter.name === counter) {
+      counted = true;
     } else if (!isObject(item.table) && !isObject(item.metainfo)) {
       return undefined;
     }
   }
-  return { sets, chains };
+  return { sets, chains, counted };
 }
 
-function readHook(chain: {
-  readonly [name: string]: unknown;
-}): "forward" | "input" | "output" | undefined | false {
-  const { hook, type, prio, policy, family } = chain;
-  if (hook === undefined) return undefined;
-  if (hook !== "forward" && hook !== "input" && hook !== "output") return false;
-  const ours = type === "filter" && policy === "accept" && prio === priorities.get(String(family));
-  return ours ? hook : false;
+/**
+ * Reads what `nft -j list counters` printed.
+ *
+ * @returns family and name of a table → packets that its counter `dropped` has counted.
+ * @throws SyntaxError if it is not nft's JSON.
+ */
+export function parseDropped(text: string): Map<string, bigint> {
+  const root: unknown = JSON.parse(text);
+  const dropped = new Map<string, bigint>();
+  for (const item of isObject(root) && Array.isArray(root.nftables) ? (root.nftables as unknown[]) : []) {
+    if (!isObject(item) || !isObject(item.counter) || item.counter.name !== counter) continue;
+    const { family, table, packets } = item.counter;
+    if (typeof packets === "number" && packets >= 0 && Number.isFinite(packets))
+      dropped.set(`${String(family)} ${String(table)}`, BigInt(Math.floor(packets)));
+  }
+  return dropped;
+}
+
+/** Nothing for a chain without hook; false for a hook that is not as ours are. */
+function readHook(chain: { readonly [name: string]: unknown }): { hook?: Hook; late?: true } | false {
+  const { type, prio, policy, family } = chain;
+  if (chain.hook === undefined) return {};
+  const hook = hooks.find((each) => each === chain.hook);
+  const usual = priorities.get(String(family));
+  if (hook === undefined || usual === undefined || type !== "filter" || policy !== "accept") return false;
+  if (prio === usual) return { hook };
+  return prio === usual + 1 ? { hook, late: true } : false;
 }
 
 function readSet(object: { readonly [name: string]: unknown }): NftSet | undefined {
   const { type, map, flags, elem } = object;
-  if ((map !== undefined && map !== "verdict") || flags !== undefined) return undefined;
+  // One flag alone is printed with or without brackets.
+  const named = flags === undefined ? [] : Array.isArray(flags) ? flags : [flags];
+  if ((map !== undefined && map !== "verdict") || named.some((flag) => flag !== "interval")) return undefined;
   const elements = new Map<string, string>();
   for (const item of Array.isArray(elem) ? (elem as unknown[]) : []) {
     const [key, verdict] = map ? (Array.isArray(item) ? item : []) : [item, ""];
@@ -167,15 +204,19 @@ function readSet(object: { readonly [name: string]: unknown }): NftSet | undefin
   return {
     type: Array.isArray(type) ? type.join(" . ") : String(type),
     map: map !== undefined,
+    interval: named.length > 0,
     elements,
   };
 }
 
 function readKey(key: unknown): string | undefined {
   if (typeof key === "string") return (parseAddress(key) as Address | undefined) ?? parseMac(key);
-  if (!isObject(key) || !Array.isArray(key.concat)) return undefined;
-  const parts = key.concat.map(readKey);
-  return parts.includes(undefined) ? undefined : parts.join(" . ");
+  if (isObject(key) && isObject(key.prefix))
+    return parsePrefix(`${String(key.prefix.addr)}/${String(key.prefix.len)}`);
+  const [list, joint] = isObject(key) ? (key.range ? [key.range, "-"] : [key.concat, " . "]) : [];
+  if (!Array.isArray(list)) return undefined;
+  const parts = list.map(readKey);
+  return parts.includes(undefined) ? undefined : parts.join(joint);
 }
 
 function readVerdict(verdict: unknown): string | undefined {
@@ -191,13 +232,22 @@ function readVerdict(verdict: unknown): string | undefined {
 function akin(from: NftTable, to: NftTable): boolean {
   for (const [name, set] of to.sets) {
     const present = from.sets.get(name);
-    if (present && (present.type !== set.type || present.map !== set.map)) return false;
+    if (present && !sameKind(present, set)) return false;
   }
   for (const [name, chain] of to.chains) {
     const present = from.chains.get(name);
-    if (present && present.hook !== chain.hook) return false;
+    if (present && !sameHook(present, chain)) return false;
   }
   return true;
+}
+
+function sameKind(left: NftSet, right: NftSet): boolean {
+  return left.type === right.type && left.map === right.map && left.interval === right.interval;
+}
+
+/** The device is in the chain's name. */
+function sameHook(left: NftChain, right: NftChain): boolean {
+  return left.hook === right.hook && left.late === right.late;
 }
 
 function sameRules(left: readonly NftRule[], right: readonly NftRule[]): boolean {
@@ -233,8 +283,13 @@ function renderRule({ text, comment }: NftRule): string {
   return `${text} comment "${comment}"`;
 }
 
-function renderHook(hook: string): string {
-  return `type filter hook ${hook} priority ${priority}; policy accept;`;
+function renderType({ type, map }: NftSet): string {
+  return map ? `${type} : verdict` : type;
+}
+
+function renderHook({ hook, late, device }: NftChain): string {
+  const where = device === undefined ? "" : ` device "${device}"`;
+  return `type filter hook ${hook}${where} priority ${late ? latePriority : priority}; policy accept;`;
 }
 
 /** Chains to jump to before those that jump, for a reader; nft does not mind. */

@@ -13,6 +13,7 @@ import { Nft } from "./nft.ts";
 export interface Surroundings {
   readonly nft: true | string;
   readonly nftBridge: true | string;
+  readonly nftEgress: true | string;
   readonly ipset: true | string;
   readonly iptables: Readonly<Record<Family, true | string>>;
 }
@@ -62,25 +63,34 @@ export async function openEnforcer(
   };
   const { backend, reason } = chooseBackend(wanted, around);
   system.log("info", `Rules are made with ${backend}: ${reason}`);
-  if (backend === "nft") return new Nft(system, { lanDevices, bridge: around.nftBridge === true });
+  if (backend === "nft") {
+    const [bridge, egress] = [around.nftBridge === true, around.nftEgress === true];
+    const enforcer = new Nft(system, { lanDevices, bridge, egress });
+    await enforcer.look();
+    return enforcer;
+  }
   const families = ([4, 6] as const).filter((family) => around.iptables[family] === true);
   return new Ipset(system, { lanDevices, families });
 }
 
-const notAsked = { nft: "not looked for", nftBridge: "not looked for" } as const;
+const notAsked = { nft: "not looked for", nftBridge: "not looked for", nftEgress: "not looked for" } as const;
 const notAskedEither = {
   ipset: "not looked for",
   iptables: { 4: "not looked for", 6: "not looked for" },
 } as const;
 
-async function probeNft(system: System): Promise<Pick<Surroundings, "nft" | "nftBridge">> {
+async function probeNft(system: System): Promise<Pick<Surroundings, "nft" | "nftBridge" | "nftEgress">> {
   // Checked by the kernel, then forgotten.
-  const table = (family: string) =>
-    `table ${family} gatehouse_probe { chain forward { type filter hook forward priority filter - 5; }\n}\n`;
-  const [nft, nftBridge] = await Promise.all(
-    ["inet", "bridge"].map((family) => attempt(system, ["nft", "-c", "-f", "-"], table(family))),
+  const table = (family: string, hook: string) =>
+    `table ${family} gatehouse_probe { chain x { type filter hook ${hook} priority filter - 5; }\n}\n`;
+  const [nft, nftBridge, nftEgress] = await Promise.all(
+    [
+      ["inet", "forward"],
+      ["bridge", "output"],
+      ["netdev", 'egress device "lo"'],
+    ].map(([family, hook]) => attempt(system, ["nft", "-c", "-f", "-"], table(family!, hook!))),
   );
-  return { nft: nft!, nftBridge: nftBridge! };
+  return { nft: nft!, nftBridge: nftBridge!, nftEgress: nftEgress! };
 }
 
 async function probeIpset(system: System): Promise<Pick<Surroundings, "ipset" | "iptables">> {

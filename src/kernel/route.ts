@@ -1,8 +1,8 @@
 /**
- * Interfaces, their addresses and the neighbours, as the kernel has them at this moment (rtnetlink).
+ * Interfaces, their addresses, the neighbours and the gateways, as the kernel has them at this moment (rtnetlink).
  *
  * Kept: links by interface index, addresses and neighbours by index and address. The kernel changes it: a dump
- * fills it, then each notification. Told: whoever watches, once per difference, never for a message that says
+ * fills it, then each notification. Default routes are kept by `Defaults`. Told: whoever watches, once per difference, never for a message that says
  * what is known. After an overrun the tables are read again and the differences told, so that no loss lasts.
  *
  * Left out: entries of other families (a bridge tells of its ports and of its forwarding table through the same
@@ -13,13 +13,14 @@
  */
 
 import type { Address } from "../lib/address.ts";
-import { Fault } from "../lib/fault.ts";
+import type { Fault } from "../lib/fault.ts";
 import type { Clock, Sockets } from "../system/system.ts";
 import { encodeAttributes, host } from "./attribute.ts";
+import { Defaults } from "./defaults.ts";
 import { type Change, Mirror } from "./mirror.ts";
-import { type Message, Netlink, type NetlinkCounters, newCounters, routeProtocol } from "./netlink.ts";
-import { Rounds } from "./rounds.ts";
+import { type Message, type Netlink, newCounters, routeProtocol } from "./netlink.ts";
 import {
+  type DefaultRoute,
   decodeInterfaceAddress,
   decodeLink,
   decodeNeighbour,
@@ -27,21 +28,20 @@ import {
   type Link,
   type Neighbour,
 } from "./rtnetlink.ts";
-import { Subscription } from "./subscription.ts";
+import { type TableCounters, TableWatch } from "./watch.ts";
 
 /** Each is told what is new ("add", "change") or was last known ("remove"). */
 export interface RouteHandlers {
   onLink?(change: Change, link: Link): void;
   onAddress?(change: Change, address: InterfaceAddress): void;
   onNeighbour?(change: Change, neighbour: Neighbour): void;
+  /** All default routes, whenever they are others than before. */
+  onRoutes?(routes: readonly DefaultRoute[]): void;
   /** Reading failed; it is tried again by itself. What is kept may be out of date until then. */
   onFault?(fault: Fault): void;
 }
 
-export interface RouteCounters extends NetlinkCounters {
-  /** Times that the tables were to be read again after a loss. */
-  resyncs: number;
-}
+export type RouteCounters = TableCounters;
 
 export interface RouteOptions {
   /** Receive buffer for notifications; the default of `Sockets.netlink` if absent. */
@@ -78,37 +78,41 @@ const getLinks = new Uint8Array([...new Uint8Array(16), ...encodeAttributes([[29
 
 export class RouteWatch {
   readonly counters: RouteCounters = { ...newCounters(), resyncs: 0 };
-  readonly #system: Sockets & Clock;
   readonly #handlers: RouteHandlers;
-  readonly #options: RouteOptions;
   readonly #links: Mirror<Link>;
   readonly #addresses: Mirror<InterfaceAddress>;
   readonly #neighbours: Mirror<Neighbour>;
   readonly #linksByName = new Map<string, Link>();
-  readonly #rounds: Rounds;
-  #events: Subscription | undefined;
-  #closed = false;
+  readonly #table: TableWatch;
+  readonly #defaults: Defaults;
 
   /** Use `watchRoute`. */
   constructor(system: Sockets & Clock, handlers: RouteHandlers, options: RouteOptions) {
     const maxEntries = options.maxEntries ?? defaultMaxEntries;
-    this.#system = system;
     this.#handlers = handlers;
-    this.#options = options;
     this.#links = new Mirror<Link>(maxEntries, (change, entry) => this.#tellLink(change, entry));
-    this.#addresses = new Mirror<InterfaceAddress>(maxEntries, (change, entry) =>
-      handlers.onAddress?.(change, entry),
-    );
+    this.#addresses = new Mirror<InterfaceAddress>(maxEntries, (change, entry) => {
+      handlers.onAddress?.(change, entry);
+      if (change === "remove") this.#defaults.readLater();
+    });
     this.#neighbours = new Mirror<Neighbour>(maxEntries, (change, entry) =>
       handlers.onNeighbour?.(change, entry),
     );
-    this.#rounds = new Rounds(system, () => this.#readAll(), { onFault: (thrown) => this.#report(thrown) });
+    const { receiveBytes } = options;
+    const shared = { counters: this.counters, receiveBytes, onFault: handlers.onFault?.bind(handlers) };
+    this.#table = new TableWatch(system, {
+      ...shared,
+      ...{ what: "interfaces", protocol: routeProtocol, groups: Object.values(groups) },
+      read: (questions) => this.#readAll(questions),
+      onEvent: (event) => this.#hear(event),
+    });
+    this.#defaults = new Defaults(system, { ...shared, onRoutes: handlers.onRoutes?.bind(handlers) });
   }
 
   async start(): Promise<void> {
     try {
-      this.#listen();
-      await this.#rounds.start();
+      await this.#table.start();
+      await this.#defaults.start();
     } catch (thrown) {
       this.close();
       throw thrown;
@@ -116,9 +120,8 @@ export class RouteWatch {
   }
 
   close(): void {
-    this.#closed = true;
-    this.#rounds.close();
-    this.#events?.close();
+    this.#table.close();
+    this.#defaults.close();
   }
 
   links(): IterableIterator<Link> {
@@ -145,37 +148,19 @@ export class RouteWatch {
     return this.#neighbours.entries.get(`${ifindex} ${of}`);
   }
 
+  /** Where packets go that no other route is for, the best of each family and table first. */
+  defaultRoutes(): readonly DefaultRoute[] {
+    return this.#defaults.routes;
+  }
+
+  /** The gateways of all default routes, each once. */
+  nextHops(): Address[] {
+    return this.#defaults.nextHops();
+  }
+
   /** Entries that were not kept because there were too many. */
   get dropped(): number {
     return this.#links.dropped + this.#addresses.dropped + this.#neighbours.dropped;
-  }
-
-  #listen(): void {
-    const { receiveBytes } = this.#options;
-    this.#events = new Subscription(
-      this.#system,
-      {
-        ...{ protocol: routeProtocol, groups: Object.values(groups), counters: this.counters },
-        ...(receiveBytes === undefined ? {} : { receiveBytes }),
-      },
-      {
-        onEvent: (event) => this.#hear(event),
-        onGap: () => this.#resync(),
-        onFault: (fault) => this.#report(fault),
-      },
-    );
-  }
-
-  #resync(): void {
-    this.counters.resyncs++;
-    this.#rounds.soon();
-  }
-
-  #report(thrown: unknown): void {
-    if (this.#closed) return;
-    this.#handlers.onFault?.(
-      thrown instanceof Fault ? thrown : new Fault("kernel", "Cannot read interfaces", { cause: thrown }),
-    );
   }
 
   #hear(event: Message): void {
@@ -184,8 +169,7 @@ export class RouteWatch {
     this.#sort(event, (mirror, key, entry) => mirror.hear(key, gone ? undefined : entry));
   }
 
-  async #readAll(): Promise<void> {
-    const questions = new Netlink(this.#system, { protocol: routeProtocol, counters: this.counters });
+  async #readAll(questions: Netlink): Promise<void> {
     type Readable = Pick<Mirror<Link>, "beginRead" | "endRead" | "abandonRead">;
     const dump = async (mirror: Readable, type: number, payload: Uint8Array) => {
       mirror.beginRead();
@@ -198,13 +182,9 @@ export class RouteWatch {
         mirror.abandonRead();
       }
     };
-    try {
-      await dump(this.#links, link.get, getLinks);
-      await dump(this.#addresses, address.get, new Uint8Array(8));
-      await dump(this.#neighbours, neighbour.get, new Uint8Array(12));
-    } finally {
-      questions.close();
-    }
+    await dump(this.#links, link.get, getLinks);
+    await dump(this.#addresses, address.get, new Uint8Array(8));
+    await dump(this.#neighbours, neighbour.get, new Uint8Array(12));
   }
 
   /** Decodes a message and says what it is about; an entry that is not to be kept is undefined. */
@@ -212,7 +192,7 @@ export class RouteWatch {
     message: Message,
     take: <Entry extends object>(mirror: Mirror<Entry>, key: string, entry: Entry | undefined) => void,
   ): void {
-    if (this.#closed) return;
+    if (this.#table.closed) return;
     switch (message.type) {
       case link.new:
       case link.remove: {
@@ -250,6 +230,8 @@ export class RouteWatch {
     if (change === "remove") this.#removeDependents(entry.ifindex);
     else this.#linksByName.set(entry.name, entry);
     this.#handlers.onLink?.(change, entry);
+    // Routes go with their interface, and the kernel tells of hardly any.
+    if (change !== "add") this.#defaults.readLater();
   }
 
   /** With an interface go its addresses and neighbours; the kernel tells of each, unless that was lost. */

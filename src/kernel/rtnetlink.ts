@@ -1,11 +1,12 @@
 /**
- * Interfaces, their addresses and neighbours as rtnetlink writes them: decoded from messages, nothing kept.
+ * Interfaces, their addresses, neighbours and default routes as rtnetlink writes them: decoded from messages,
+ * nothing kept.
  *
  * Source: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h.
  */
 
-import { type Address, decodeMac, type Mac } from "../lib/address.ts";
-import { Attributes, host } from "./attribute.ts";
+import { type Address, decodeAddress, decodeMac, type Family, type Mac } from "../lib/address.ts";
+import { Attributes, host, padded } from "./attribute.ts";
 import type { Message } from "./netlink.ts";
 
 export interface Link {
@@ -70,6 +71,24 @@ export interface Neighbour {
   readonly router: boolean;
 }
 
+/** Where packets go of which the routing table knows nothing better. */
+export interface DefaultRoute {
+  readonly family: Family;
+  /** 254 is the main one; others serve packets that rules send there. */
+  readonly table: number;
+  /** The lowest wins. */
+  readonly metric: number;
+  /** Never empty; several share the load. */
+  readonly hops: readonly Hop[];
+}
+
+export interface Hop {
+  /** 0 if the kernel names none. */
+  readonly ifindex: number;
+  /** May be of the other family (RFC 5549). Absent on a point-to-point link. */
+  readonly gateway?: Address;
+}
+
 /** Why a message is no entry: "foreign" ones are well-formed and about something else. */
 export type Unread = "malformed" | "foreign";
 
@@ -90,9 +109,11 @@ const infoAttribute = { kind: 1, data: 2 } as const;
 const vlanId = 1;
 const addressAttribute = { address: 1, local: 2, flags: 8 } as const;
 const neighbourAttribute = { address: 1, mac: 2 } as const;
+const routeAttribute = { device: 4, gateway: 5, metric: 6, multipath: 9, table: 15, via: 18 } as const;
 const attributes = new Attributes(37);
 const info = new Attributes(2);
 const infoData = new Attributes(1);
+const hopAttributes = new Attributes(18);
 
 /**
  *     +--------+--------+----------------+----------------+----------------+----------------+
@@ -198,6 +219,73 @@ export function decodeNeighbour({ bytes, start, end }: Message): Neighbour | Unr
     ...(mac === undefined ? {} : { mac }),
     ...{ state, router: (flags & 0x80) !== 0 },
   };
+}
+
+const unicast = 1;
+/** RTNH_F_DEAD: its interface is down. The kernel keeps such a way of several, without using it. */
+const dead = 1;
+/** Made by the kernel for one destination, as a note to itself. */
+const cloned = 0x200;
+
+/**
+ *     +--------+--------+--------+--------+--------+--------+--------+--------+----------------+
+ *     | family | dst    | src    | tos    | table  | origin | scope  | type   | flags (32)     |  RTA_…
+ *     +--------+--------+--------+--------+--------+--------+--------+--------+----------------+
+ *
+ * A route for some sources only ("default from …") is one too: routers have no other for IPv6. All routes to
+ * somewhere are "foreign", and so are those that refuse or lead nowhere at present.
+ */
+export function decodeDefaultRoute({ bytes, start, end }: Message): DefaultRoute | Unread {
+  const from = start + 12;
+  if (from > end || end > bytes.length) return "malformed";
+  const family = bytes[start]!;
+  if (family !== inet && family !== inet6) return "foreign";
+  // A router of the backbone has a million others: they are passed over before anything is decoded.
+  if (bytes[start + 1] !== 0 || bytes[start + 7] !== unicast || host.read32(bytes, start + 8) & cloned)
+    return "foreign";
+  if (!attributes.read(bytes, from, end)) return "malformed";
+  const hops = attributes.has(routeAttribute.multipath)
+    ? decodeHops(bytes, attributes.start(routeAttribute.multipath), {
+        end: attributes.start(routeAttribute.multipath) + attributes.size(routeAttribute.multipath),
+      })
+    : [hopOf(attributes, attributes.number32(routeAttribute.device, host) ?? 0)];
+  if (!hops) return "malformed";
+  if (hops.length === 0) return "foreign";
+  return {
+    family: family === inet ? 4 : 6,
+    table: attributes.number32(routeAttribute.table, host) ?? bytes[start + 4]!,
+    metric: attributes.number32(routeAttribute.metric, host) ?? 0,
+    hops,
+  };
+}
+
+/**
+ *     +----------------+--------+--------+----------------+
+ *     | length (16)    | flags  | weight | ifindex (32)   |  RTA_GATEWAY or RTA_VIA; then the next
+ *     +----------------+--------+--------+----------------+
+ */
+function decodeHops(bytes: Uint8Array, start: number, { end }: { end: number }): Hop[] | undefined {
+  const hops: Hop[] = [];
+  for (let at = start; at < end; ) {
+    const size = end - at < 8 ? 0 : host.read16(bytes, at);
+    if (size < 8 || size > end - at || !hopAttributes.read(bytes, at + 8, at + size)) return undefined;
+    if (!(bytes[at + 2]! & dead)) hops.push(hopOf(hopAttributes, host.read32(bytes, at + 4)));
+    at += padded(size);
+  }
+  return hops;
+}
+
+function hopOf(from: Attributes, ifindex: number): Hop {
+  const gateway = from.address(routeAttribute.gateway) ?? viaOf(from.bytes(routeAttribute.via));
+  return { ifindex, ...(gateway === undefined ? {} : { gateway }) };
+}
+
+/** `struct rtvia`: a family and an address of it. */
+function viaOf(bytes: Uint8Array | undefined): Address | undefined {
+  if (bytes === undefined || bytes.length < 2) return undefined;
+  const family = host.read16(bytes, 0);
+  if (family === inet && bytes.length === 6) return decodeAddress(bytes, 2, 4);
+  return family === inet6 && bytes.length === 18 ? decodeAddress(bytes, 2, 6) : undefined;
 }
 
 function macOf(type: number): Mac | undefined {

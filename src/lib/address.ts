@@ -95,24 +95,40 @@ export function isDeviceMac(mac: Mac): boolean {
 /** What an address is for, as far as its bits tell (IANA special-purpose registries). */
 export type Scope = "unspecified" | "loopback" | "multicast" | "broadcast" | "link" | "private" | "global";
 
-/** The scope of an address; "broadcast" is the limited broadcast only, a subnet's cannot be told by its bits. */
+/**
+ * The scope of an address; "broadcast" is the limited broadcast only, a subnet's cannot be told by its bits. An IPv4
+ * address written as IPv6 (::ffff:0:0/96) is on no wire: "unspecified".
+ */
 export function scopeOf(address: Address): Scope {
-  if (familyOf(address) === 4) {
-    const [a, b] = address.split(".").map(Number) as [number, number];
-    if (address === "255.255.255.255") return "broadcast";
-    if (a === 0) return "unspecified";
-    if (a === 127) return "loopback";
-    if (a >= 224 && a <= 239) return "multicast";
-    if (a === 169 && b === 254) return "link";
-    if (a === 10 || (a === 172 && b >= 16 && b <= 31) || (a === 192 && b === 168)) return "private";
-    return "global";
+  return familyOf(address) === 4 ? scopeOf4(address) : scopeOf6(address);
+}
+
+function scopeOf4(address: Address): Scope {
+  const dot = address.indexOf(".");
+  const first = Number(address.slice(0, dot));
+  if (first === 0) return "unspecified";
+  if (first === 10) return "private";
+  if (first === 127) return "loopback";
+  if (first >= 224 && first <= 239) return "multicast";
+  if (first !== 169 && first !== 172 && first !== 192 && first !== 255) return "global";
+  const second = Number(address.slice(dot + 1, address.indexOf(".", dot + 1)));
+  if (first === 169) return second === 254 ? "link" : "global";
+  if (first === 172) return second >= 16 && second <= 31 ? "private" : "global";
+  if (first === 192) return second === 168 ? "private" : "global";
+  return address === "255.255.255.255" ? "broadcast" : "global";
+}
+
+function scopeOf6(address: Address): Scope {
+  if (address.startsWith("::")) {
+    if (address === "::1") return "loopback";
+    return address === "::" || address.startsWith("::ffff:") ? "unspecified" : "global";
   }
-  if (address === "::") return "unspecified";
-  if (address === "::1") return "loopback";
-  if (/^ff[0-9a-f]{2}:/.test(address)) return "multicast";
-  if (/^fe[89ab][0-9a-f]:/.test(address)) return "link";
-  if (/^f[cd][0-9a-f]{2}:/.test(address)) return "private";
-  return "global";
+  // Only a group of four digits can begin with "f" and be one of these.
+  if (address[0] !== "f" || address.indexOf(":") !== 4) return "global";
+  const second = address[1]!;
+  if (second === "f") return "multicast";
+  if (second === "c" || second === "d") return "private";
+  return second === "e" && "89ab".includes(address[2]!) ? "link" : "global";
 }
 
 /** Reads `address/length`; an address alone is its full-length prefix. Host bits are cleared. */

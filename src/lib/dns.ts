@@ -1,5 +1,6 @@
 /**
- * DNS messages (RFC 1035, AAAA by RFC 3596, EDNS by RFC 6891): bytes to values and back.
+ * DNS messages (RFC 1035, AAAA by RFC 3596, EDNS by RFC 6891, SVCB and HTTPS by RFC 9460): bytes to values and
+ * back.
  *
  * A name is text in presentation form with the trailing dot: `. ; ( ) \` inside a label get a backslash, every
  * byte that is not a graphic ASCII character becomes `\ddd`. So any 255 bytes of a hostile name are harmless
@@ -23,9 +24,12 @@ export const TYPE_A = 1;
 export const TYPE_CNAME = 5;
 export const TYPE_AAAA = 28;
 const TYPE_OPT = 41;
+export const TYPE_SVCB = 64;
+export const TYPE_HTTPS = 65;
 export const CLASS_IN = 1;
 
-const HEADER_BYTES = 12;
+/** No message is shorter. */
+export const HEADER_BYTES = 12;
 const LABEL_BYTES = 63;
 const NAME_BYTES = 255;
 /** A name has at most 127 labels, so an honest chain of pointers is never longer. */
@@ -51,7 +55,7 @@ export interface DnsQuestion {
   readonly class: number;
 }
 
-/** A record of the answer section. Types other than A, AAAA and CNAME have neither `address` nor `target`. */
+/** A record of the answer section. Of types that are not named below there is no more than this. */
 export interface DnsRecord extends DnsQuestion {
   /** RFC 2181: values above 2³¹−1 count as 0. */
   readonly ttlSeconds: number;
@@ -59,6 +63,8 @@ export interface DnsRecord extends DnsQuestion {
   readonly address?: Address;
   /** Of a CNAME record. */
   readonly target?: string;
+  /** Of a whole SVCB or HTTPS record: the addresses that a client may use without asking for them; not empty. */
+  readonly hints?: readonly Address[];
 }
 
 export interface DnsMessage {
@@ -76,6 +82,11 @@ export function foldName(name: string): string {
   return name.toLowerCase();
 }
 
+/** Whether the header of a message (all of it must be there) says that it is an answer. */
+export function isResponse(bytes: Uint8Array): boolean {
+  return (bytes[2]! & 0x80) !== 0;
+}
+
 /** @throws SyntaxError if the bytes are no DNS message up to the end of the answer section. */
 export function decodeMessage(bytes: Uint8Array): DnsMessage {
   const reader = new Reader(bytes);
@@ -87,7 +98,7 @@ export function decodeMessage(bytes: Uint8Array): DnsMessage {
     questions.push({ name: reader.name(), type: reader.u16(), class: reader.u16() });
   }
   const answers: DnsRecord[] = [];
-  for (let left = counts[1]; left > 0; left--) answers.push(reader.record().record);
+  for (let left = counts[1]; left > 0; left--) answers.push(reader.record());
   const edns = findEdns(reader, counts[2] + counts[3]);
   return { id, flags, questions, answers, ...(edns && { edns }) };
 }
@@ -186,15 +197,16 @@ export function formatName(labels: readonly Uint8Array[]): string {
 
 function formatLabel(label: Uint8Array): string {
   let text = "";
-  for (const byte of label) {
-    if (byte <= 32 || byte >= 127) text += `\\${String(byte).padStart(3, "0")}`;
-    else text += (escaped.has(byte) ? "\\" : "") + String.fromCharCode(byte);
-  }
+  for (const byte of label) text += shown[byte];
   return text;
 }
 
-/** `. ; ( ) \` */
-const escaped: ReadonlySet<number> = new Set([46, 59, 40, 41, 92]);
+/** Each byte of a label as it is written. */
+const shown: readonly string[] = Array.from({ length: 256 }, (_, byte) => {
+  if (byte <= 32 || byte >= 127) return `\\${String(byte).padStart(3, "0")}`;
+  const character = String.fromCharCode(byte);
+  return ".;()\\".includes(character) ? `\\${character}` : character;
+});
 
 function flagsOf(bits: number): DnsFlags {
   return {
@@ -213,10 +225,9 @@ function flagsOf(bits: number): DnsFlags {
 function findEdns(reader: Reader, records: number): DnsMessage["edns"] {
   try {
     for (let left = records; left > 0; left--) {
-      const { record, rawTtl } = reader.record();
-      if (record.type === TYPE_OPT && record.name === ".") {
-        return { udpBytes: record.class, dnssecOk: (rawTtl & 0x8000) !== 0 };
-      }
+      const { ofRoot, type, class: udpBytes, rawTtl } = reader.skipRecord();
+      // EDNS keeps its figures where others have class and time to live.
+      if (type === TYPE_OPT && ofRoot) return { udpBytes, dnssecOk: (rawTtl & 0x8000) !== 0 };
     }
   } catch (thrown) {
     if (!(thrown instanceof SyntaxError)) throw thrown;
@@ -254,28 +265,87 @@ class Reader {
     return name.text;
   }
 
-  /** A record, and its time to live as written: EDNS keeps flags there. */
-  record(): { record: DnsRecord; rawTtl: number } {
-    const head = { name: this.name(), type: this.u16(), class: this.u16() };
-    const rawTtl = this.u16() * 0x10000 + this.u16();
-    const length = this.u16();
+  record(): DnsRecord {
+    const name = this.name();
+    const { type, class: kind, rawTtl, length } = this.#recordHead();
     const end = this.#at + length;
     if (end > this.#bytes.length) throw cut();
-    const common = { ...head, ttlSeconds: rawTtl > 0x7fffffff ? 0 : rawTtl };
-    const size = head.class === CLASS_IN ? sizeOf(head.type) : undefined;
+    const record = { name, type, class: kind, ttlSeconds: rawTtl > 0x7fffffff ? 0 : rawTtl };
+    const size = kind === CLASS_IN ? sizeOf(type) : undefined;
     if (size !== undefined) {
       if (length !== size) throw new SyntaxError(`Cannot decode DNS address: ${length} bytes`);
       const address = decodeAddress(this.#bytes, this.#at, size === 4 ? 4 : 6);
       this.#at = end;
-      return { record: { ...common, address }, rawTtl };
+      return { ...record, address };
     }
-    if (head.type === TYPE_CNAME) {
+    if (type === TYPE_CNAME) {
       const target = this.name();
       if (this.#at !== end) throw new SyntaxError("Cannot decode DNS alias: its length is wrong");
-      return { record: { ...common, target }, rawTtl };
+      return { ...record, target };
     }
+    const binds = kind === CLASS_IN && (type === TYPE_SVCB || type === TYPE_HTTPS);
+    const hints = binds ? this.#hints(end) : undefined;
     this.#at = end;
-    return { record: common, rawTtl };
+    return hints ? { ...record, hints } : record;
+  }
+
+  /** Passes over a record without reading its name or its data. */
+  skipRecord(): { ofRoot: boolean; type: number; class: number; rawTtl: number } {
+    const ofRoot = this.#bytes[this.#at] === 0;
+    for (let size = this.#u8(); size !== 0; size = this.#u8()) {
+      this.#at += size < 0xc0 ? size : 1;
+      // A pointer is the end of a name.
+      if (size >= 0xc0) break;
+    }
+    const head = this.#recordHead();
+    this.#at += head.length;
+    return { ofRoot, ...head };
+  }
+
+  #u8(): number {
+    const value = this.#bytes[this.#at++];
+    if (value === undefined) throw cut();
+    return value;
+  }
+
+  #recordHead(): { type: number; class: number; rawTtl: number; length: number } {
+    const [type, kind] = [this.u16(), this.u16()];
+    const rawTtl = this.u16() * 0x10000 + this.u16();
+    return { type, class: kind, rawTtl, length: this.u16() };
+  }
+
+  /**
+   * The address hints of a service binding (RFC 9460):
+   *
+   *     priority(16) target-name { key(16) length(16) value } …    key 4: IPv4, key 6: IPv6 addresses
+   *
+   * A damaged record is one that clients ignore, not a damaged message: its length says where the next begins.
+   */
+  #hints(end: number): Address[] | undefined {
+    const hints: Address[] = [];
+    try {
+      const priority = this.u16();
+      this.name();
+      // Priority 0 is an alias: what follows is to be ignored.
+      if (priority === 0) return undefined;
+      for (let last = -1; this.#at < end; ) {
+        const key = this.u16();
+        const length = this.u16();
+        const next = this.#at + length;
+        if (key <= last || next > end) return undefined;
+        const size = key === 4 ? 4 : key === 6 ? 16 : 0;
+        if (size > 0 && (length === 0 || length % size !== 0)) return undefined;
+        for (; size > 0 && this.#at < next; this.#at += size) {
+          hints.push(decodeAddress(this.#bytes, this.#at, size === 4 ? 4 : 6));
+        }
+        last = key;
+        this.#at = next;
+      }
+    } catch (thrown) {
+      if (thrown instanceof SyntaxError) return undefined;
+      throw thrown;
+    }
+    return this.#at === end && hints.length > 0 ? hints : undefined;
   }
 
   /** Pointers lead strictly backwards, so a loop is impossible; their number is bounded for the stack's sake. */

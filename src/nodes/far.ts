@@ -7,9 +7,9 @@
  * becomes the name's and keeps its id. One that somebody pinned or named stays just this address, and shows
  * the name: what was blocked or allowed as an address must not grow by what a name server says.
  *
- * Kept per client: its open questions, and which name it was last answered for an address: there its traffic
- * is booked. An answer counts only if it fits an open question of that client in every field; the first that
- * fits is the one the client takes, too.
+ * Kept per client: its open questions, and which name it was last answered for an address, when and for how
+ * long: there its traffic is booked. An answer counts only if it fits an open question of that client in every
+ * field; the first that fits is the one the client takes, too.
  */
 
 import type { Address } from "../lib/address.ts";
@@ -33,7 +33,21 @@ export interface DnsQuery {
 
 /** An answer that was sent to a client. */
 export interface DnsAnswer extends DnsQuery {
-  readonly answers: readonly { readonly address: Address; readonly ttlSeconds: number }[];
+  readonly answers: readonly Answered[];
+}
+
+/** An address that a name was answered with. */
+export interface Answered {
+  readonly address: Address;
+  readonly ttlSeconds: number;
+}
+
+/** Who was answered a name, or an address. */
+export interface Asker {
+  /** The client's node. */
+  readonly id: number;
+  readonly seenAt: number;
+  readonly untilAt: number;
 }
 
 /** What became of an answer; all but "taken" change nothing. */
@@ -45,6 +59,8 @@ const QUESTION_MS = 30_000;
 const TTL_SECONDS = 86_400;
 /** Addresses of one answer that are looked at; one UDP packet holds more than anybody uses. */
 const ANSWERS = 64;
+/** What a client was answered, it may use for so long, whatever the time to live. */
+const TOLD_MS = 86_400_000;
 /** A name of 255 bytes in presentation form is no longer than this. */
 const NAME_LENGTH = 1010;
 
@@ -56,8 +72,8 @@ export class Far {
   readonly #lan: Lan;
   /** Client's node → question → when it was asked. */
   readonly #questions: Ledger<number>;
-  /** Client's node → address → the named node, and until when that holds. */
-  readonly #told: Ledger<{ readonly id: number; readonly untilAt: number }>;
+  /** Client's node → address → the named node. */
+  readonly #told: Ledger<{ readonly id: number; readonly seenAt: number; readonly untilAt: number }>;
 
   constructor(roster: Roster, lan: Lan) {
     const { limits } = roster;
@@ -119,36 +135,54 @@ export class Far {
       this.unasked++;
       return "unasked";
     }
-    const usable = answer.answers.slice(0, ANSWERS).filter(({ address }) => this.#lan.isFar(address));
-    this.foreign += Math.min(ANSWERS, answer.answers.length) - usable.length;
+    const usable = this.#usable(answer.answers);
     if (usable.length === 0) return "taken";
-    const node = this.#named(
-      name,
-      usable.map(({ address }) => address),
-    );
+    const node = this.#learn(name, usable);
     if (!node) return "refused";
+    const { now } = this.#roster;
     for (const { address, ttlSeconds } of usable) {
-      const ttlMs = Math.min(TTL_SECONDS, Math.max(0, ttlSeconds)) * 1000;
-      this.#grow(node, address, this.#roster.now + ttlMs);
-      this.#told.set(client.id, address, { id: node.id, untilAt: this.#roster.now + TTL_SECONDS * 1000 });
+      this.#told.set(client.id, address, { id: node.id, seenAt: now, untilAt: now + ttlMs(ttlSeconds) });
     }
-    this.#roster.touch(node);
     return "taken";
+  }
+
+  /** What somebody who is believed without a question says of a name. */
+  observe(name: string, addresses: readonly Answered[]): Node | undefined {
+    const folded = foldName(name);
+    if (folded.length > NAME_LENGTH) return undefined;
+    return this.#learn(folded, this.#usable(addresses));
+  }
+
+  /** Clients that were answered a name, or for an address without one, the address; the latest first. */
+  askers(node: Node): Asker[] {
+    const askers = new Map<number, Asker>();
+    const keys = node.kind === "name" ? undefined : node.addresses;
+    for (const [id, address, { id: named, seenAt, untilAt }] of this.#told.entries()) {
+      if (keys ? !keys.has(address as Address) : named !== node.id) continue;
+      const before = askers.get(id);
+      askers.set(id, {
+        id,
+        seenAt: Math.max(seenAt, before?.seenAt ?? seenAt),
+        untilAt: Math.max(untilAt, before?.untilAt ?? untilAt),
+      });
+    }
+    return [...askers.values()].sort((left, right) => right.seenAt - left.seenAt || left.id - right.id);
   }
 
   /** Takes addresses from names whose answers are outlived and unused, and forgets old questions. */
   tick(): void {
     const { now, limits } = this.#roster;
     this.#questions.prune((askedAt) => now - askedAt > QUESTION_MS);
-    this.#told.prune(({ id, untilAt }) => now > untilAt || !this.#roster.get(id));
+    this.#told.prune(({ id, seenAt }) => now - seenAt > TOLD_MS || !this.#roster.get(id));
     for (const node of this.#roster.all()) {
       if (node.kind === "name") {
         const graceMs = node.pins ? limits.pinnedGraceMs : limits.graceMs;
         for (const [address, holding] of node.addresses) {
-          if (now > lastUse(holding) + graceMs) this.#roster.release(node, address);
+          if (holding.source !== "user" && now > lastUse(holding) + graceMs)
+            this.#roster.release(node, address);
         }
       } else if (node.observed) {
-        for (const [name, untilAt] of node.observed) if (now > untilAt) this.#unsee(node, name);
+        for (const [name, { untilAt }] of node.observed) if (now > untilAt) this.#unsee(node, name);
       }
     }
   }
@@ -157,6 +191,31 @@ export class Far {
   merge(old: number, into: number): void {
     this.#questions.move(old, into);
     this.#told.move(old, into);
+  }
+
+  /** A merge of clients was undone: what one of them was told, either may use. */
+  split(from: number, id: number): void {
+    this.#told.copy(from, id);
+  }
+
+  #usable(answers: readonly Answered[]): Answered[] {
+    const looked = answers.slice(0, ANSWERS);
+    const usable = looked.filter(({ address }) => this.#lan.isFar(address));
+    this.foreign += looked.length - usable.length;
+    return usable;
+  }
+
+  #learn(name: string, answers: readonly Answered[]): Node | undefined {
+    const node = this.#named(
+      name,
+      answers.map(({ address }) => address),
+    );
+    if (!node) return undefined;
+    for (const { address, ttlSeconds } of answers) {
+      this.#grow(node, address, this.#roster.now + ttlMs(ttlSeconds));
+    }
+    this.#roster.touch(node);
+    return node;
   }
 
   #use(node: Node, address: Address): Node {
@@ -213,13 +272,18 @@ export class Far {
   }
 
   #see(node: Node, name: string, untilAt: number): void {
+    const { now } = this.#roster;
     node.observed ??= new Map();
-    if (!node.observed.has(name)) {
-      const [oldest] = node.observed.keys();
-      if (node.observed.size >= this.#roster.limits.namesPerNode) node.observed.delete(oldest!);
-      this.#roster.noteChange(node);
+    const known = node.observed.get(name);
+    if (known) {
+      known.seenAt = now;
+      known.untilAt = Math.max(known.untilAt, untilAt);
+      return;
     }
-    node.observed.set(name, Math.max(node.observed.get(name) ?? 0, untilAt));
+    const [oldest] = node.observed.keys();
+    if (node.observed.size >= this.#roster.limits.namesPerNode) node.observed.delete(oldest!);
+    node.observed.set(name, { sinceAt: now, seenAt: now, untilAt });
+    this.#roster.noteChange(node);
   }
 
   #unsee(node: Node, name: string): void {
@@ -227,6 +291,10 @@ export class Far {
     if (node.observed!.size === 0) node.observed = undefined;
     this.#roster.noteChange(node);
   }
+}
+
+function ttlMs(ttlSeconds: number): number {
+  return Math.min(TTL_SECONDS, Math.max(0, ttlSeconds || 0)) * 1000;
 }
 
 function lastUse(holding: Holding): number {

@@ -14,10 +14,12 @@
  *    nothing more and stands for none of them. What it tied before, it may have tied wrongly; that stays until
  *    it moves.
  * 4. One DHCP identity with a new MAC is the same device (a phone that makes up MACs). Where the other MAC has
- *    an identity of its own, or is wanted by somebody, they stay apart: identities can be forged.
+ *    an identity of its own, or is wanted by somebody, or the user parted the two, they stay apart: identities can
+ *    be forged.
  */
 
 import type { Address, Mac } from "../lib/address.ts";
+import { Conflicts } from "./conflicts.ts";
 import { isBare, isWanted, type Node } from "./node.ts";
 import type { Roster } from "./roster.ts";
 
@@ -50,6 +52,12 @@ export interface Answering {
   readonly since: number;
 }
 
+/** What ties addresses to a device. */
+export interface Ties {
+  readonly macs: readonly Mac[];
+  readonly clients: readonly string[];
+}
+
 interface HeldLease extends Lease {
   /** Identity that the lease is given to. */
   readonly client: string | undefined;
@@ -61,8 +69,8 @@ interface HeldLease extends Lease {
 const NAME_LENGTH = 255;
 
 export class Identity {
-  /** Claims that were not believed. */
-  conflicts = 0;
+  /** Claims to what another has. */
+  readonly conflicts = new Conflicts();
   /** Leases not taken for lack of room. */
   refused = 0;
 
@@ -129,6 +137,35 @@ export class Identity {
   /** A node was merged into another, and its leases with it. */
   merge(old: number, into: number): void {
     for (const lease of this.#leases.values()) if (lease.holder === old) lease.holder = into;
+    this.conflicts.merge(old, into);
+  }
+
+  /** A merge was undone: leases go with the identity that they were given to, names with leases. */
+  split(from: Node, node: Node): void {
+    for (const lease of this.#leases.values()) {
+      const holder = this.#roster.get(lease.holder);
+      if (holder !== from && holder !== node) continue;
+      const owner = isOf(lease, node) && !isOf(lease, from) ? node : from;
+      if (holder !== owner) {
+        from.leases = Math.max(0, from.leases - 1);
+        owner.leases++;
+        lease.holder = owner.id;
+      }
+      if (lease.name !== undefined) this.#roster.setNames(owner, { dhcpName: lease.name });
+    }
+    this.#nameStatic(from);
+    this.#nameStatic(node);
+  }
+
+  /** Whether an address is leased to one of these identities. */
+  isLeasedTo(address: Address, ties: Ties): boolean {
+    const lease = this.#leases.get(address);
+    return lease !== undefined && isOf(lease, ties);
+  }
+
+  /** Whether a MAC is known to carry other devices. */
+  isCarrier(mac: Mac): boolean {
+    return this.#carriers.has(mac);
   }
 
   /** Replaces the static names. */
@@ -169,7 +206,7 @@ export class Identity {
     const lease = this.#leases.get(address);
     const leased = lease !== undefined && this.#leaseDecides(lease, answering);
     if (owners.length === 1 && owners[0]!.pins) {
-      if (leased && lease.mac === mac) this.#tie(owners[0]!, lease.client);
+      if (leased && lease.mac === mac) this.#tie(owners[0]!, lease.client, mac!);
       return owners[0];
     }
     if (!leased) return mac === undefined ? undefined : this.#ofMac(mac, address);
@@ -207,7 +244,7 @@ export class Identity {
     if (!device) {
       const owner = owners[0];
       if (owners.length === 1 && this.#mayTake(owner!, client)) {
-        this.#tie(owner!, client);
+        this.#tie(owner!, client, mac!);
         return owner;
       }
       // Without a MAC an IPv6 identity waits for the neighbour table to tell one.
@@ -217,16 +254,19 @@ export class Identity {
     if (mac === undefined || device.macs.includes(mac)) return device;
     if (owners.length === 0) {
       this.#roster.addMac(device, mac);
+      this.#roster.aliases.learn(device, { client }, { mac });
       return device;
     }
     const other = owners[0]!;
     if (owners.length > 1) return device;
+    // The user parted them: the MAC tells which of them it is.
+    if (this.#roster.aliases.isApart(device.id, other.id)) return other;
     if (!isWanted(other) && !other.clients.some((each) => sameSort(each, client))) {
       const [old, into] = other.id < device.id && !isWanted(device) ? [device, other] : [other, device];
       this.#roster.absorb(old, into);
       return into;
     }
-    this.conflicts++;
+    this.conflicts.count++;
     return other;
   }
 
@@ -236,12 +276,13 @@ export class Identity {
     return !owner.clients.some((each) => sameSort(each, client) && this.#leased.has(each));
   }
 
-  #tie(device: Node, client: string | undefined): void {
+  #tie(device: Node, client: string | undefined, mac: Mac): void {
     if (client === undefined || this.#roster.byClient(client)) return;
     for (const each of device.clients) {
       if (sameSort(each, client) && !this.#leased.has(each)) this.#roster.removeClient(device, each);
     }
     this.#roster.addClient(device, client);
+    this.#roster.aliases.learn(device, { mac }, { client });
   }
 
   /** A node that was nothing but this address so far becomes the device and keeps its id. */
@@ -283,9 +324,9 @@ export class Identity {
   }
 }
 
-function isOf(lease: HeldLease, node: Node): boolean {
-  if (lease.mac !== undefined && node.macs.includes(lease.mac)) return true;
-  return lease.client !== undefined && node.clients.includes(lease.client);
+function isOf(lease: HeldLease, { macs, clients }: Ties): boolean {
+  if (lease.mac !== undefined && macs.includes(lease.mac)) return true;
+  return lease.client !== undefined && clients.includes(lease.client);
 }
 
 /** A client that sends no id of its own is its MAC, in the form that others send. */

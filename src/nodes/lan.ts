@@ -5,10 +5,27 @@
  * prefix: what is on-link. A neighbour on the LAN side gives its address to the device that identity.ts finds;
  * on the WAN side a MAC is a next hop's and ties nothing. An address that moves to another device leaves the
  * one that had it, and one that turns out to be near leaves every named node: no answer of a name server puts
- * the router or a device of ours into the address set of a name.
+ * the router or a device of ours into the address set of a name. While a device still answers for an address or
+ * has it leased, a neighbour entry that is only remembered (anybody can make the kernel remember one) doesn't take it
+ * away: the claim is told, and counts once it is confirmed.
+ *
+ * The user's word comes between what is claimed and what is proven: an address that the user tied to a node stays
+ * there whatever leases and remembered neighbours say, until another device has answered for it (its MAC is
+ * confirmed). That came later than the word, and packets go there. The router's own addresses are always its own.
+ * A bare address that the user parted from a device is not poured into it again.
  */
 
-import { type Address, contains, isDeviceMac, type Mac, type Prefix, scopeOf } from "../lib/address.ts";
+import {
+  type Address,
+  contains,
+  encodeAddress,
+  type Family,
+  familyOf,
+  isDeviceMac,
+  type Mac,
+  type Prefix,
+  scopeOf,
+} from "../lib/address.ts";
 import { Identity, type Lease, type StaticHost } from "./identity.ts";
 import { type Holding, isBare, isNear, isNodeAddress, type Node, type Source } from "./node.ts";
 import type { Roster } from "./roster.ts";
@@ -66,8 +83,11 @@ export class Lan {
   readonly identity: Identity;
   readonly #roster: Roster;
   readonly #own = new Map<Address, Set<string>>();
-  /** On-link prefix → its side and, for IPv4, the addresses that name no host. */
-  readonly #prefixes = new Map<Prefix, { readonly side: Side; readonly nobody: readonly Address[] }>();
+  readonly #prefixes = new Map<Prefix, Side>();
+  /** Of all IPv4 prefixes the addresses that name no host. */
+  #nobody: ReadonlySet<Address> = new Set();
+  /** The on-link prefixes of the LAN side: asked for each new address. */
+  #local: readonly Net[] = [];
   readonly #hops = new Set<Address>();
   readonly #wanRouters = new Set<Address>();
 
@@ -82,13 +102,20 @@ export class Lan {
 
   /** Whether an address, seen for the first time, must be of our own network. */
   isLocal(address: Address): boolean {
-    return scopeOf(address) === "link" || this.#onLink(address, "lan");
+    if (scopeOf(address) === "link") return true;
+    const family = familyOf(address);
+    let bytes: Uint8Array | undefined;
+    for (const net of this.#local) {
+      if (net.family !== family) continue;
+      bytes ??= encodeAddress(address);
+      if (isIn(net, bytes)) return true;
+    }
+    return false;
   }
 
   /** A subnet's broadcast or network address. */
   isNobody(address: Address): boolean {
-    for (const { nobody } of this.#prefixes.values()) if (nobody.includes(address)) return true;
-    return false;
+    return this.#nobody.has(address);
   }
 
   /** Whether an answer of a name server may put this address into the set of a name. */
@@ -114,23 +141,31 @@ export class Lan {
       if (holding) holding.live = false;
       return;
     }
+    const mac = entry.mac!;
     const confirmed = isConfirmed(entry.state);
-    const before = this.#roster.home(address)?.addresses.get(address);
-    const change = this.#changeOf(before, entry.mac!);
-    const contested = change.contests > CONTESTS;
-    if (contested) this.identity.conflicts++;
+    const holder = this.#roster.home(address);
+    const before = holder?.addresses.get(address);
+    const change = changeOf(before, mac, this.#roster.now);
+    const contested = change !== undefined && change.contests > CONTESTS;
+    const rightful = before && this.#isEntitled(holder!, address, before) ? holder : undefined;
     // Contested, it goes to whom it is leased, else it stays where it is.
     if (contested && !this.identity.hasLease(address)) {
-      Object.assign(before!, change, { live: true });
+      Object.assign(before!, { mac, change, live: true });
+      this.#dispute(rightful, address, mac);
       return;
     }
     const answering = contested
       ? { mac: undefined, confirmed, since: Number.NEGATIVE_INFINITY }
-      : { mac: entry.mac, confirmed, since: change.macAt };
-    const node = this.identity.identify(address, answering) ?? this.#bare(address);
+      : { mac, confirmed, since: change?.at ?? Number.NEGATIVE_INFINITY };
+    const found = this.identity.identify(address, answering) ?? this.#bare(address);
+    // Only what is proven or leased takes an address from a device that has it by right.
+    const isSure = confirmed || (found !== undefined && this.identity.isLeasedTo(address, found));
+    const node =
+      isSure || !rightful ? found && this.#keeper(found, address, confirmed) : this.#living(rightful);
     const holding = node && this.#settle(node, address, "neighbour");
+    this.#dispute(rightful, address, mac);
     if (!holding) return;
-    Object.assign(holding, change, { live: true });
+    Object.assign(holding, { mac, change, live: true });
     if (confirmed) this.#seen(node, holding);
   }
 
@@ -141,7 +176,10 @@ export class Lan {
       for (const [address, holding] of node.addresses) if (!there.has(address)) holding.live = false;
     }
     for (const address of this.#wanRouters) if (!there.has(address)) this.#wanRouters.delete(address);
-    for (const entry of entries) this.neighbour(entry);
+    // What has just answered comes last: a device with more addresses than it may have keeps those.
+    const isSure = ({ state }: Neighbour) => isConfirmed(state);
+    for (const entry of entries) if (!isSure(entry)) this.neighbour(entry);
+    for (const entry of entries) if (isSure(entry)) this.neighbour(entry);
     this.#refreshGateways();
   }
 
@@ -163,13 +201,12 @@ export class Lan {
   }
 
   prefix(change: OnLink): void {
-    if (!change.present) {
-      this.#prefixes.delete(change.prefix);
-      return;
-    }
-    if (this.#prefixes.size >= CONFIGURED) return;
-    this.#prefixes.set(change.prefix, { side: change.side, nobody: nobodyIn(change.prefix) });
-    if (change.side === "lan") this.#reclaim(change.prefix);
+    if (!change.present) this.#prefixes.delete(change.prefix);
+    else if (this.#prefixes.size < CONFIGURED) this.#prefixes.set(change.prefix, change.side);
+    else return;
+    this.#nobody = new Set([...this.#prefixes.keys()].flatMap(nobodyIn));
+    this.#local = [...this.#prefixes].filter(([, side]) => side === "lan").map(([prefix]) => netOf(prefix));
+    if (change.present && change.side === "lan") this.#reclaim(change.prefix);
   }
 
   /** The next hops of all default routes. */
@@ -187,11 +224,12 @@ export class Lan {
     const holding = this.#roster.home(address)?.addresses.get(address);
     // An IPv4 lease tells its MAC itself; what answered before the lease may be who had the address then.
     const mac = lease.mac === undefined && holding?.live ? holding.mac : undefined;
-    const node = this.identity.identify(address, {
+    const found = this.identity.identify(address, {
       mac,
       confirmed: false,
       since: Number.NEGATIVE_INFINITY,
     });
+    const node = found && this.#keeper(found, address, false);
     const held = node && this.#settle(node, address, "dhcp");
     if (held && noted === "renewed") this.#seen(node, held);
   }
@@ -220,9 +258,24 @@ export class Lan {
     return node;
   }
 
+  /** The user ties an address that nobody has to a node. */
+  tie(node: Node, address: Address): void {
+    this.#roster.hold(node, address, "traffic");
+    this.#roster.tie(node, address);
+    this.identity.endow(node, address);
+  }
+
+  /** Gives an address to a device that is known to have had it, unless another has it now. */
+  grant(device: Node, address: Address): void {
+    const home = this.#roster.home(address);
+    if (home && (!isBare(home) || this.#keeper(device, address, false) !== device)) return;
+    this.#settle(device, address, "neighbour");
+  }
+
   /** Takes addresses from devices that have not used them for long, and from the router if it had them once. */
   tick(): void {
     const before = this.#roster.now - this.#roster.limits.addressMs;
+    this.identity.conflicts.tick(before);
     for (const node of this.#roster.all()) {
       if (node.kind === "router" && this.#own.size > 0) {
         for (const address of node.addresses.keys())
@@ -230,7 +283,8 @@ export class Lan {
       }
       if (node.kind !== "device") continue;
       for (const [address, holding] of node.addresses) {
-        if (holding.live || holding.seenAt > before || this.identity.hasLease(address)) continue;
+        if (holding.live || holding.seenAt > before || holding.source === "user") continue;
+        if (this.identity.hasLease(address)) continue;
         this.#roster.release(node, address);
       }
     }
@@ -241,17 +295,31 @@ export class Lan {
     return false;
   }
 
-  /** What becomes of a holding's memory of MACs when one answers. */
-  #changeOf(before: Holding | undefined, mac: Mac): Pick<Holding, "mac" | "macAt" | "contests"> {
-    if (!before || before.mac === undefined || before.mac === mac) {
-      return {
-        mac,
-        macAt: before?.macAt ?? Number.NEGATIVE_INFINITY,
-        contests: before && this.#roster.now - before.macAt < CONTEST_MS ? before.contests : 0,
-      };
-    }
-    const soon = this.#roster.now - before.macAt < CONTEST_MS;
-    return { mac, macAt: this.#roster.now, contests: soon ? before.contests + 1 : 1 };
+  /** Who has an address after evidence that it is a node's: that one, unless the user's word is against it. */
+  #keeper(node: Node, address: Address, confirmed: boolean): Node {
+    const home = this.#roster.home(address);
+    if (!home || home === node) return node;
+    if (isBare(home) && this.#roster.aliases.isApart(home.id, node.id)) return home;
+    const tied = home.addresses.get(address)?.source === "user";
+    return tied && !confirmed ? home : node;
+  }
+
+  /** Whether a device has an address by right: it still answers for it, or somebody vouches for that. */
+  #isEntitled(holder: Node, address: Address, { live, source }: Holding): boolean {
+    if (holder.kind !== "device") return false;
+    return live || source === "user" || this.identity.isLeasedTo(address, holder);
+  }
+
+  /** A node, or what it was poured into meanwhile. */
+  #living(node: Node): Node | undefined {
+    return this.#roster.get(node.id);
+  }
+
+  /** Notes a claim, unless the MAC is a repeater's or, as it turned out, the rightful one's own. */
+  #dispute(rightful: Node | undefined, address: Address, claimant: Mac): void {
+    const holder = rightful && this.#living(rightful);
+    if (!holder || holder.macs.includes(claimant) || this.identity.isCarrier(claimant)) return;
+    this.identity.conflicts.note({ address, holder: holder.id, claimant, at: this.#roster.now });
   }
 
   #wanNeighbour(entry: Neighbour): void {
@@ -305,10 +373,10 @@ export class Lan {
     const holding = this.#roster.hold(node, address, source);
     if (memory) {
       holding.mac = memory.mac;
-      holding.macAt = memory.macAt;
-      holding.contests = memory.contests;
+      holding.change = memory.change;
     }
-    if (source === "dhcp" || source === "own" || source === "route") holding.source = source;
+    const isTied = holding.source === "user";
+    if (!isTied && (source === "dhcp" || source === "own" || source === "route")) holding.source = source;
     this.identity.endow(node, address);
     return holding;
   }
@@ -340,13 +408,34 @@ export class Lan {
     for (const node of this.#roster.all()) if (node.kind === "router") return node;
     return undefined;
   }
+}
 
-  #onLink(address: Address, side: Side): boolean {
-    for (const [prefix, entry] of this.#prefixes) {
-      if (entry.side === side && contains(prefix, address)) return true;
-    }
-    return false;
-  }
+/** A prefix as bytes. */
+interface Net {
+  readonly family: Family;
+  readonly bytes: Uint8Array;
+  readonly length: number;
+}
+
+function netOf(prefix: Prefix): Net {
+  const [base, length] = prefix.split("/") as [Address, string];
+  return { family: familyOf(base), bytes: encodeAddress(base), length: Number(length) };
+}
+
+function isIn({ bytes: base, length }: Net, bytes: Uint8Array): boolean {
+  const whole = length >> 3;
+  for (let at = 0; at < whole; at++) if (bytes[at] !== base[at]) return false;
+  const mask = 0xff00 >> (length & 7);
+  return (length & 7) === 0 || ((bytes[whole]! ^ base[whole]!) & mask & 0xff) === 0;
+}
+
+/** What becomes of the memory of changes when a MAC answers for an address. */
+function changeOf(before: Holding | undefined, mac: Mac, now: number): Holding["change"] {
+  const last = before?.change;
+  const soon = last !== undefined && now - last.at < CONTEST_MS;
+  if (before?.mac === undefined || before.mac === mac)
+    return last && { at: last.at, contests: soon ? last.contests : 0 };
+  return { at: now, contests: soon ? last.contests + 1 : 1 };
 }
 
 function isUsable(state: NeighbourState): boolean {

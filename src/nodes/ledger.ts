@@ -68,6 +68,17 @@ export class Ledger<Value> {
     for (const [key, value] of entries) this.set(to, key, value);
   }
 
+  /** Gives what one client left to another, too. */
+  copy(from: number, to: number): void {
+    for (const [key, value] of [...(this.#clients.get(from) ?? [])]) this.set(to, key, value);
+  }
+
+  /** All entries: client, key, value. */
+  *entries(): Generator<[number, string, Value]> {
+    for (const [client, entries] of this.#clients)
+      for (const [key, value] of entries) yield [client, key, value];
+  }
+
   /** Removes the entries that a test finds outlived. */
   prune(outlived: (value: Value) => boolean): void {
     for (const [client, entries] of this.#clients) {

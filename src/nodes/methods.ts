@@ -5,8 +5,9 @@
  */
 
 import { Fault } from "../lib/fault.ts";
-import type { Json } from "../lib/json.ts";
-import type { Methods } from "../ubus/methods.ts";
+import type { Json, JsonObject } from "../lib/json.ts";
+import { answerBytes, type Methods, maxAnswerBytes } from "../ubus/methods.ts";
+import { USER_PIN } from "./node.ts";
 import type { Nodes } from "./nodes.ts";
 
 export interface NodeMethodsOptions {
@@ -18,16 +19,13 @@ export interface NodeMethodsOptions {
 
 type Arguments = Readonly<Record<string, Json>>;
 
-/** A message on the bus is bounded: whoever has more nodes asks for them in parts. */
-const LIST_MAX = 10_000;
-
 export function nodeMethods(nodes: Nodes, options: NodeMethodsOptions = {}): Methods {
   return {
     list: {
       args: { after: "Integer", limit: "Integer" },
       access: "read",
-      doc: "All nodes in order of id, or at most `limit` of those whose id is greater than `after`.",
-      call: (args) => ({ nodes: list(nodes, args) }),
+      doc: "Nodes in order of id: those greater than `after`, at most `limit`. If a message cannot hold them, `more` is true.",
+      call: (args) => list(nodes, args),
     },
     get: {
       args: { node: "Integer" },
@@ -53,15 +51,88 @@ export function nodeMethods(nodes: Nodes, options: NodeMethodsOptions = {}): Met
         return undefined;
       },
     },
+    pin: {
+      args: { node: "Integer", pinned: "Boolean" },
+      access: "write",
+      doc: "Holds a node, so that it neither expires nor makes room, or (pinned false) lets it go again.",
+      async call(args) {
+        const id = integerOf(args, "node", "Cannot pin node");
+        const { pinned } = args;
+        if (typeof pinned !== "boolean") {
+          throw new Fault("invalid", `Cannot pin node ${id}: pinned must be true or false`);
+        }
+        if (nodes.resolve(id) === undefined) {
+          throw new Fault("not-found", `Cannot pin node ${id}: there is no such node`);
+        }
+        if (pinned) nodes.pin(id, USER_PIN);
+        else nodes.unpin(id, USER_PIN);
+        await options.changed?.(nodes.resolve(id) ?? id);
+        return undefined;
+      },
+    },
+    merge: {
+      args: { node: "Integer", into: "Integer" },
+      access: "write",
+      doc: "Makes two devices one: node becomes part of into, and its id answers for that. Answers who stays.",
+      async call(args) {
+        const id = integerOf(args, "node", "Cannot merge node");
+        const kept = nodes.merge(id, integerOf(args, "into", `Cannot merge node ${id}`), nodes.moment);
+        await options.changed?.(kept);
+        return { node: kept };
+      },
+    },
+    split: {
+      args: { node: "Integer" },
+      access: "write",
+      doc: "Undoes a merge: the id becomes a node again with what it brought. Answers whose part it was.",
+      async call(args) {
+        const id = integerOf(args, "node", "Cannot split node");
+        const from = nodes.split(id, nodes.moment);
+        await options.changed?.(id);
+        await options.changed?.(from);
+        return { node: id, from };
+      },
+    },
+    forget: {
+      args: { node: "Integer" },
+      access: "write",
+      doc: "Removes a node that nothing pins; if it is still there, it comes back under another id.",
+      async call(args) {
+        const id = integerOf(args, "node", "Cannot forget node");
+        nodes.forget(id, nodes.moment);
+        await options.changed?.(id);
+        return undefined;
+      },
+    },
+    series: {
+      args: { node: "Integer" },
+      access: "read",
+      doc: "Bytes in and out of a device in the last 24 hours, by quarter hours, and what passed since midnight.",
+      call(args) {
+        const id = integerOf(args, "node", "Cannot get series of node");
+        const series = nodes.series(id);
+        if (!series) throw new Fault("not-found", `Cannot get series of node ${id}: there is no such node`);
+        return series;
+      },
+    },
   };
 }
 
-function list(nodes: Nodes, args: Arguments): Json[] {
+function list(nodes: Nodes, args: Arguments): JsonObject {
   const after = args.after === undefined ? 0 : integerOf(args, "after", "Cannot list nodes");
-  const limit = args.limit === undefined ? LIST_MAX : integerOf(args, "limit", "Cannot list nodes");
-  if (limit < 0) throw new Fault("invalid", "Cannot list nodes: limit is negative");
-  const ids = nodes.ids().filter((id) => id > after);
-  return ids.slice(0, Math.min(limit, LIST_MAX)).flatMap((id) => nodes.summary(id) ?? []);
+  const limit = args.limit === undefined ? undefined : integerOf(args, "limit", "Cannot list nodes");
+  if (limit !== undefined && limit < 0) throw new Fault("invalid", "Cannot list nodes: limit is negative");
+  const listed: JsonObject[] = [];
+  let room = maxAnswerBytes;
+  for (const id of nodes.ids()) {
+    if (id <= after) continue;
+    if (listed.length === limit) break;
+    const summary = nodes.summary(id)!;
+    room -= answerBytes(summary);
+    if (room < 0) return { nodes: listed, more: true };
+    listed.push(summary);
+  }
+  return { nodes: listed };
 }
 
 function integerOf(args: Arguments, name: string, what: string): number {

@@ -6,6 +6,7 @@
  */
 
 import { type Address, type Mac, scopeOf } from "../lib/address.ts";
+import type { Usage } from "./usage.ts";
 
 /** The two clocks at the moment a piece of evidence came. */
 export interface Moment {
@@ -13,6 +14,8 @@ export interface Moment {
   readonly now: number;
   /** Wall clock, milliseconds since 1970; may be wrong and may jump. */
   readonly date: number;
+  /** Local time minus UTC; 0 by default. */
+  readonly offsetMs?: number;
 }
 
 export type Kind =
@@ -30,22 +33,37 @@ export type Kind =
   | "gateway";
 
 /** Whence we know that an address is a node's. */
-export type Source = "neighbour" | "dhcp" | "dns" | "traffic" | "own" | "route";
+export type Source = "neighbour" | "dhcp" | "dns" | "traffic" | "own" | "route" | "user";
+
+/** When something began: here, or on a date (unix seconds) in an earlier life, which then counts. */
+export interface Since {
+  readonly sinceAt: number;
+  readonly sinceDate: number | undefined;
+}
 
 /** An address that a node holds. */
-export interface Holding {
+export interface Holding extends Since {
   source: Source;
   /** Last neighbour that answered for it, kept when the entry is gone so that a change is seen. */
   mac: Mac | undefined;
-  /** When that MAC replaced another; -Infinity if it never did. */
-  macAt: number;
+  /** When that MAC replaced another, and how often that happened in short order; undefined if it never did. */
+  change: { readonly at: number; readonly contests: number } | undefined;
+  sinceAt: number;
+  sinceDate: number | undefined;
   seenAt: number;
   /** End of the longest time to live of an answer that brought it; -Infinity if none did. */
   untilAt: number;
   /** The neighbour table has it now. */
   live: boolean;
-  /** Changes of MAC in short order. */
-  contests: number;
+}
+
+/** A name answered for an address. */
+export interface Observation {
+  readonly sinceAt: number;
+  /** The last answer. */
+  seenAt: number;
+  /** End of the longest time to live. */
+  untilAt: number;
 }
 
 export interface Traffic {
@@ -54,6 +72,8 @@ export interface Traffic {
   readonly bytesOut: bigint;
   readonly packetsOut: bigint;
 }
+
+export type NameSource = "user" | "static" | "dhcp" | "dns";
 
 export interface Node {
   readonly id: number;
@@ -65,12 +85,14 @@ export interface Node {
   clients: readonly string[];
   /** Of a "name" node: the name it is, folded. */
   dnsName: string | undefined;
-  /** Names answered for the address of an "address" node → until when; they are only shown. */
-  observed: Map<string, number> | undefined;
+  /** Names answered for the address of an "address" node; they are only shown. */
+  observed: Map<string, Observation> | undefined;
   userName: string | undefined;
   /** From the router's `config host`. */
   staticName: string | undefined;
   dhcpName: string | undefined;
+  /** Since when it has the names above; a name that is not in here it has as long as it is known. */
+  named: Partial<Record<NameSource, Since>> | undefined;
   firstAt: number;
   seenAt: number;
   /** Dates (unix seconds) from an earlier life; the second only until it is seen again. */
@@ -81,8 +103,12 @@ export interface Node {
   /** Distinct minutes in which it was seen, up to 255: what an eviction goes by. */
   evidence: number;
   traffic: Traffic;
-  /** Why other rooms need it; undefined is none. */
+  /** What passed today and lately; only of our own network, and only once something did. */
+  usage: Usage | undefined;
+  /** Why others need it; undefined is none. */
   pins: Set<string> | undefined;
+  /** Addresses that the user tied to it. */
+  ties: number;
   /** Addresses that are leased to it. */
   leases: number;
   /** Ids merged into it. */
@@ -106,6 +132,8 @@ export interface Limits {
   readonly answers: number;
   readonly leases: number;
   readonly aliases: number;
+  /** Pairs that the user parted. */
+  readonly apart: number;
   /** Unseen for so long, a far or bare node goes. */
   readonly farMs: number;
   /** Unseen for so long, a device goes. */
@@ -131,6 +159,7 @@ export const defaultLimits: Limits = {
   answers: 16_384,
   leases: 4096,
   aliases: 4096,
+  apart: 1024,
   farMs: 30 * 60_000,
   deviceMs: 30 * 86_400_000,
   addressMs: 86_400_000,
@@ -176,7 +205,7 @@ export function isPersistent(node: Node): boolean {
 
 /** Somebody asked for it to stay. */
 export function isWanted(node: Node): boolean {
-  return node.pins !== undefined || node.userName !== undefined;
+  return node.pins !== undefined || node.userName !== undefined || node.ties > 0;
 }
 
 /** A device that somebody other than itself vouches for: no flood of strangers displaces it. */
@@ -210,15 +239,51 @@ export function isRandomised(mac: Mac): boolean {
   return (Number.parseInt(mac.slice(0, 2), 16) & 2) !== 0;
 }
 
+/** Reason of the pin that the user's own word sets; it outlives the agent, those of rooms they set anew. */
+export const USER_PIN = "user";
+
+/** A node of a kind that nothing is known of yet. */
+export function newNode(id: number, kind: Kind, now: number): Node {
+  return {
+    id,
+    kind,
+    addresses: new Map(),
+    macs: none,
+    clients: none,
+    dnsName: undefined,
+    observed: undefined,
+    userName: undefined,
+    staticName: undefined,
+    dhcpName: undefined,
+    named: undefined,
+    firstAt: now,
+    seenAt: now,
+    firstDate: undefined,
+    lastDate: undefined,
+    shownAt: now,
+    evidence: 0,
+    traffic: noTraffic,
+    usage: undefined,
+    pins: undefined,
+    ties: 0,
+    leases: 0,
+    aliases: undefined,
+    announced: false,
+  };
+}
+
+const none: readonly never[] = [];
+
 /** A holding as new evidence makes it. */
 export function newHolding(source: Source, now: number): Holding {
   return {
     source,
     mac: undefined,
-    macAt: Number.NEGATIVE_INFINITY,
+    change: undefined,
+    sinceAt: now,
+    sinceDate: undefined,
     seenAt: now,
     untilAt: Number.NEGATIVE_INFINITY,
     live: false,
-    contests: 0,
   };
 }

@@ -4,46 +4,54 @@
  * Evidence comes in by plain verbs with the moment at which it came: neighbours, own addresses, prefixes and
  * next hops from the kernel, leases and static names from the DHCP server, DNS questions and answers, ends of
  * connections, and the user's word. lan.ts and identity.ts work out devices, far.ts names and addresses
- * elsewhere; roster.ts keeps all by id, address, MAC, DHCP identity and name. There are no timers: `tick` is
- * called every few seconds.
+ * elsewhere, user.ts does as the user says; roster.ts keeps all by id, address, MAC, DHCP identity and name. There
+ * are no timers: `tick` is called every few seconds.
  *
- * Told are: `onMerge` (other rooms move what they hold of the old id) and then `onEnds` (the kernel needs new
- * addresses or MACs of pinned nodes), both before the verb that caused them returns; subscribers through
- * `takeChanged`, `takeRemoved` and `takeMerged`; the store through `dirty`.
+ * Told are: `onMerge` and `onSplit` (other rooms move what they hold of the old id) and then `onEnds` (the kernel
+ * needs new addresses or MACs of pinned nodes), all before the verb that caused them returns; subscribers through
+ * `takeChanged`, `takeRemoved`, `takeMerged`, `takeSplit` and `takeConflicts`; the store through `dirty`.
  */
 
 import type { End } from "../kernel/plan.ts";
-import type { Address } from "../lib/address.ts";
-import { Fault } from "../lib/fault.ts";
+import type { Address, Mac } from "../lib/address.ts";
 import type { Json, JsonObject } from "../lib/json.ts";
 import type { NodeInfo } from "../lib/spin.ts";
-import { type AnswerOutcome, type DnsAnswer, type DnsQuery, Far } from "./far.ts";
+import type { Conflict } from "./conflicts.ts";
+import { loadNodes, saveNodes } from "./disk.ts";
+import { expire } from "./expiry.ts";
+import { type Answered, type AnswerOutcome, type DnsAnswer, type DnsQuery, Far } from "./far.ts";
 import type { Lease, StaticHost } from "./identity.ts";
 import { Lan, type Neighbour, type OnLink, type OwnAddress } from "./lan.ts";
+import type { Merge, Removal, Split } from "./news.ts";
 import {
   addTraffic,
   defaultLimits,
   isNodeAddress,
-  type Kind,
   type Limits,
   type Moment,
   type Node,
   type Traffic,
 } from "./node.ts";
-import { type Listeners, type RemovalReason, Roster } from "./roster.ts";
-import { loadNodes, type NodesState, nodesVersion, parseNodes, saveNodes } from "./saved.ts";
-import { readTap, type TapOutcome } from "./tap.ts";
-import { detailOf, endOf, type Flags, infoOf, summaryOf } from "./view.ts";
+import { type Listeners, Roster } from "./roster.ts";
+import { type NodesState, nodesVersion, parseNodes } from "./saved.ts";
+import { type NodesStatus, statusOf } from "./status.ts";
+import { Tap, type TapMessage } from "./tap.ts";
+import { Usage } from "./usage.ts";
+import { type Adoption, User } from "./user.ts";
+import { detailOf, endOf, type Flags, infoOf, seriesOf, summaryOf } from "./view.ts";
 
-export type { AnswerOutcome, DnsAnswer, DnsQuery } from "./far.ts";
+export type { Conflict } from "./conflicts.ts";
+export type { Answered, AnswerOutcome, DnsAnswer, DnsQuery } from "./far.ts";
 export type { Lease, StaticHost } from "./identity.ts";
 export type { Neighbour, NeighbourState, OnLink, OwnAddress, Side } from "./lan.ts";
 export { type HostSection, parseHosts, parseLeases } from "./leases.ts";
 export { nodeMethods } from "./methods.ts";
+export type { Merge, Removal, RemovalReason, Split } from "./news.ts";
 export { defaultLimits, type Kind, type Limits, type Moment, type Traffic } from "./node.ts";
-export type { RemovalReason } from "./roster.ts";
 export type { NodesState } from "./saved.ts";
-export { readTap, type TapOutcome, type TapReason } from "./tap.ts";
+export type { NodesStatus } from "./status.ts";
+export type { TapReason } from "./tap.ts";
+export type { Adoption } from "./user.ts";
 export type { Flags } from "./view.ts";
 
 /** For the store: what `save` returns, and how it is read. */
@@ -55,28 +63,16 @@ export interface NodesOptions extends Listeners {
   flags?(id: number): Flags;
 }
 
-/** What the room holds and what it had to leave out, for the status. */
-export interface NodesStatus {
-  readonly nodes: number;
-  readonly byKind: Readonly<Record<Kind, number>>;
-  /** Nodes that were not made, or removed, for lack of room. */
-  readonly refused: number;
-  readonly evicted: number;
-  readonly questions: number;
-  readonly answers: number;
-  /** Questions and answers forgotten for lack of room. */
-  readonly forgotten: number;
-  /** Answers that nobody asked for; questions and addresses that are no far ones. */
-  readonly unasked: number;
-  readonly foreign: number;
-  /** Addresses and identities claimed by two devices at once. */
-  readonly conflicts: number;
-  /** Leases not taken for lack of room. */
-  readonly leasesRefused: number;
-}
+/** What a message on the tap was, and what became of it. */
+export type TapOutcome =
+  /** `nodes` are those of client and name; undefined if it is no question of a client, or there is no room. */
+  | (Extract<TapMessage, { kind: "query" }> & {
+      readonly nodes: { readonly from: number; readonly queried: number } | undefined;
+    })
+  | (Extract<TapMessage, { kind: "answer" }> & { readonly became: AnswerOutcome })
+  /** It taught us nothing: to be counted by its reason. */
+  | Extract<TapMessage, { kind: "dropped" }>;
 
-/** Names of users are as long as SPIN's. */
-const NAME_LENGTH = 128;
 /** How often `tick` looks at all nodes. */
 const SWEEP_MS = 5_000;
 
@@ -86,8 +82,11 @@ export class Nodes {
   readonly #roster: Roster;
   readonly #lan: Lan;
   readonly #far: Far;
+  readonly #user: User;
+  readonly #tap = new Tap();
   readonly #flags: (id: number) => Flags;
   #sweptAt = Number.NEGATIVE_INFINITY;
+  #moment: Moment = { now: 0, date: 0 };
 
   constructor(options: NodesOptions = {}) {
     const limits: Limits = { ...defaultLimits, ...options.limits };
@@ -98,10 +97,12 @@ export class Nodes {
         this.#lan.identity.merge(old, into);
         options.onMerge?.(old, into);
       },
+      onSplit: (old, from) => options.onSplit?.(old, from),
       onEnds: (ids) => options.onEnds?.(ids),
     });
     this.#lan = new Lan(this.#roster);
     this.#far = new Far(this.#roster, this.#lan);
+    this.#user = new User(this.#roster, this.#lan, this.#far);
   }
 
   // Evidence.
@@ -159,12 +160,17 @@ export class Nodes {
     return this.#work(at, () => this.#far.answer(answer));
   }
 
-  /** A packet of port 53, as the firewall copied it: question, answer, or dropped with a reason. */
-  tapped(packet: Uint8Array, at: Moment): TapOutcome {
-    const outcome = readTap(packet);
-    if (outcome.kind === "query") this.dnsQuery(outcome.query, at);
-    if (outcome.kind === "answer") this.dnsAnswer(outcome.answer, at);
-    return outcome;
+  /**
+   * A packet of port 53, as the firewall copied it.
+   *
+   * @returns what was in it, in order: over UDP one message, over TCP any number of them.
+   */
+  tapped(packet: Uint8Array, at: Moment): TapOutcome[] {
+    return this.#tap.read(packet, at.now).map((message) => {
+      if (message.kind === "query") return { ...message, nodes: this.dnsQuery(message.query, at) };
+      if (message.kind === "answer") return { ...message, became: this.dnsAnswer(message.answer, at) };
+      return message;
+    });
   }
 
   /**
@@ -174,16 +180,33 @@ export class Nodes {
    * @returns undefined for addresses that are no node's (multicast, broadcast, loopback), and without room.
    */
   nodeFor(address: Address, seen: { readonly asker?: Address; readonly at: Moment }): number | undefined {
-    this.#roster.begin(seen.at);
+    this.#begin(seen.at);
     const node = this.#far.nodeFor(address, seen.asker);
     this.#roster.settle();
     return node?.id;
   }
 
-  /** Adds to a node's counters. Unknown ids are passed over: the node may just have gone. */
+  /**
+   * What somebody says of a name who is believed without a question, as a capture that is replayed.
+   *
+   * @returns the id of the name's node; undefined for a name longer than any, and without room.
+   */
+  nameObserved(name: string, answers: readonly Answered[], at: Moment): number | undefined {
+    return this.#work(at, () => this.#far.observe(name, answers)?.id);
+  }
+
+  /**
+   * Adds to a node's counters, and to those of the day and the quarter hour of the last moment that came in.
+   * Unknown ids are passed over: the node may just have gone.
+   */
   count(id: number, traffic: Traffic): void {
     const node = this.#roster.get(id);
-    if (node) node.traffic = addTraffic(node.traffic, traffic);
+    if (!node) return;
+    node.traffic = addTraffic(node.traffic, traffic);
+    const isDevice = node.kind === "device";
+    if (!isDevice && node.kind !== "local") return;
+    node.usage ??= new Usage();
+    node.usage.add(traffic, this.#roster.calendar, { now: this.#roster.now, isDevice });
   }
 
   // The user's word, and other rooms'.
@@ -194,14 +217,7 @@ export class Nodes {
    * @throws Fault "not-found"; "invalid" for control characters and more than 128 characters.
    */
   rename(id: number, name: string): void {
-    const node = this.#need(id, "rename node");
-    const why = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/.test(name)
-      ? "the name has control characters"
-      : name.length > NAME_LENGTH
-        ? `the name is longer than ${NAME_LENGTH} characters`
-        : undefined;
-    if (why !== undefined) throw new Fault("invalid", `Cannot rename node ${id}: ${why}`);
-    this.#roster.setNames(node, { userName: name === "" ? undefined : name });
+    this.#user.rename(id, name);
   }
 
   /**
@@ -211,24 +227,60 @@ export class Nodes {
    * @throws Fault "not-found"; "invalid" if they are one already, or not both of our own network.
    */
   merge(id: number, into: number, at: Moment): number {
-    const [old, kept] = [this.#need(id, "merge node"), this.#need(into, "merge node")];
-    const why =
-      old === kept
-        ? "they are one node"
-        : [old, kept].some((node) => node.kind !== "device" && node.kind !== "local")
-          ? "only devices can be merged"
-          : undefined;
-    if (why !== undefined) throw new Fault("invalid", `Cannot merge node ${id} into ${into}: ${why}`);
-    this.#work(at, () => {
-      if (old.kind === "device") this.#roster.setKind(kept, "device");
-      this.#roster.absorb(old, kept);
-    });
-    return kept.id;
+    return this.#work(at, () => this.#user.merge(id, into));
   }
 
-  /** Holds a node for a reason, until `unpin` with the same: it neither expires nor makes room. @throws Fault */
+  /**
+   * The user says that they are not: an id that was merged away becomes a node again, with the MACs, DHCP
+   * identities, name and addresses that it brought and what they tied since. Counters stay with the other one.
+   * No evidence merges the two again, until the user does.
+   *
+   * @returns the id of the node that it was part of.
+   * @throws Fault "not-found"; "invalid" if it is no merged device, or nothing is left of it; "limit".
+   */
+  split(id: number, at: Moment): number {
+    return this.#work(at, () => this.#user.split(id));
+  }
+
+  /**
+   * Removes a node. If it is still there, it comes back under another id.
+   *
+   * @throws Fault "not-found"; "invalid" if it is pinned, merged away, the router or its gateway.
+   */
+  forget(id: number, at: Moment): void {
+    this.#work(at, () => this.#user.forget(id));
+  }
+
+  /**
+   * The user ties an address to a node, or with id 0 to a new one. It stays until another device answers for it.
+   *
+   * @returns the id of the node.
+   * @throws Fault "conflict" if the address is a node's already; "not-found"; "invalid" if it names no device, or
+   *   the node is the router or its gateway; "limit".
+   */
+  addAddress(id: number, address: Address, at: Moment): number {
+    return this.#work(at, () => this.#user.addAddress(id, address));
+  }
+
+  /**
+   * Takes over a node that another program knew: the device with its MAC, else the node with its names or
+   * addresses, else a new one. Doing it again changes nothing.
+   *
+   * @returns the id of the node.
+   * @throws Fault "invalid" if nothing of it could be a node's; "limit".
+   */
+  adopt(adoption: Adoption, at: Moment): number {
+    return this.#work(at, () => this.#user.adopt(adoption));
+  }
+
+  /**
+   * Holds a node for a reason, until `unpin` with the same: it neither expires nor makes room. The reason "user" is
+   * the user's own and outlives the agent; rooms set theirs anew.
+   *
+   * @throws Fault "not-found".
+   */
   pin(id: number, reason: string): void {
-    this.#roster.setPin(this.#need(id, "pin node"), reason, true);
+    this.#roster.setPin(this.#user.need(id, "pin node"), reason, true);
   }
 
   unpin(id: number, reason: string): void {
@@ -257,9 +309,24 @@ export class Nodes {
     return this.#roster.get(id)?.id;
   }
 
+  /** Whether a node is a name that was asked for, whose addresses change with the answers. */
+  isName(id: number): boolean {
+    return this.#roster.get(id)?.kind === "name";
+  }
+
   /** The node that an address is shown under; nothing is made, nothing is seen. */
   find(address: Address): number | undefined {
     return this.#roster.home(address)?.id;
+  }
+
+  /** The device with a MAC; of several behind one MAC the one known longest. */
+  deviceByMac(mac: Mac): number | undefined {
+    return this.#roster.byMac(mac)[0]?.id;
+  }
+
+  /** Ids that were merged away and still answer, each with the node that it is part of. */
+  *aliases(): Generator<[old: number, into: number]> {
+    for (const [old, { into }] of this.#roster.aliases.entries()) yield [old, into];
   }
 
   /** Whether an address is a client's: of our own network, and not the router's. */
@@ -295,26 +362,26 @@ export class Nodes {
 
   /** All that is known of a node. */
   detail(id: number): JsonObject | undefined {
-    return this.#view(id, detailOf);
+    const node = this.#roster.get(id);
+    if (!node) return undefined;
+    const disputes = [...this.#lan.identity.conflicts.all()].filter(({ holder }) => holder === node.id);
+    const askers = this.#far.askers(node);
+    return detailOf(this.#roster, node, this.#flags(node.id), { askers, disputes });
+  }
+
+  /** Bytes of a node in the last 24 hours, by quarter hours, and what passed since local midnight. */
+  series(id: number): JsonObject | undefined {
+    const node = this.#roster.get(id);
+    return node && seriesOf(this.#roster, node);
   }
 
   get status(): NodesStatus {
-    const byKind = { device: 0, local: 0, name: 0, address: 0, router: 0, gateway: 0 };
-    for (const node of this.#roster.all()) byKind[node.kind]++;
-    const { questions, answers, dropped } = this.#far.memory;
-    return {
-      nodes: this.#roster.size,
-      byKind,
-      refused: this.#roster.refused,
-      evicted: this.#roster.evicted,
-      questions,
-      answers,
-      forgotten: dropped,
-      unasked: this.#far.unasked,
-      foreign: this.#far.foreign,
-      conflicts: this.#lan.identity.conflicts,
-      leasesRefused: this.#lan.identity.refused,
-    };
+    return statusOf(this.#roster, this.#lan, this.#far);
+  }
+
+  /** The clocks as they were last told. */
+  get moment(): Moment {
+    return this.#moment;
   }
 
   // What changed.
@@ -325,23 +392,34 @@ export class Nodes {
   }
 
   /** Nodes that `takeChanged` told of and that are gone, and aliases that no longer answer. */
-  takeRemoved(): { id: number; reason: RemovalReason }[] {
-    return this.#roster.takeRemoved();
+  takeRemoved(): Removal[] {
+    return this.#roster.news.takeRemoved();
   }
 
   /** Nodes that were poured into others since the last call, in order. */
-  takeMerged(): { id: number; into: number }[] {
-    return this.#roster.takeMerged();
+  takeMerged(): Merge[] {
+    return this.#roster.news.takeMerged();
+  }
+
+  /** Merges that were undone since the last call, in order. */
+  takeSplit(): Split[] {
+    return this.#roster.news.takeSplit();
+  }
+
+  /** Claims to addresses of others since the last call: the first of each address, then one a minute. */
+  takeConflicts(): Conflict[] {
+    return this.#lan.identity.conflicts.take();
   }
 
   /** Drops what has outlived its time. Cheap when called often. */
   tick(at: Moment): void {
+    this.#begin(at);
     if (at.now - this.#sweptAt < SWEEP_MS) return;
     this.#sweptAt = at.now;
     this.#work(at, () => {
       this.#lan.tick();
       this.#far.tick();
-      this.#expire();
+      expire(this.#roster);
       this.#roster.numbers.tick(at.now);
     });
   }
@@ -359,7 +437,7 @@ export class Nodes {
    * @param options `last`: the agent ends now; no node is made after it.
    */
   save(at: Moment, options: { readonly last?: boolean } = {}): Json {
-    this.#roster.begin(at);
+    this.#begin(at);
     this.#roster.dirty = false;
     return saveNodes(this.#roster, options);
   }
@@ -381,7 +459,7 @@ export class Nodes {
   }
 
   #work<Result>(at: Moment, verb: () => Result): Result {
-    this.#roster.begin(at);
+    this.#begin(at);
     try {
       return verb();
     } finally {
@@ -389,29 +467,13 @@ export class Nodes {
     }
   }
 
-  #need(id: number, verb: string): Node {
-    const node = this.#roster.get(id);
-    if (!node) throw new Fault("not-found", `Cannot ${verb} ${id}: there is no such node`);
-    return node;
+  #begin(at: Moment): void {
+    this.#moment = at;
+    this.#roster.begin(at);
   }
 
   #view<View>(id: number, view: (roster: Roster, node: Node, flags: Flags) => View): View | undefined {
     const node = this.#roster.get(id);
     return node && view(this.#roster, node, this.#flags(node.id));
-  }
-
-  #expire(): void {
-    const { now, limits } = this.#roster;
-    for (const node of this.#roster.all()) {
-      if (node.pins || node.userName !== undefined || node.kind === "router" || node.kind === "gateway")
-        continue;
-      if (node.kind === "device" && node.leases > 0) continue;
-      const lifeMs = node.kind === "device" ? limits.deviceMs : limits.farMs;
-      if (now - node.seenAt > lifeMs) this.#roster.remove(node, "expired");
-    }
-    for (const [id, alias] of this.#roster.aliases()) {
-      const lasting = this.#roster.get(alias.into)?.kind === "device";
-      if (now - alias.at > (lasting ? limits.aliasMs : limits.farMs)) this.#roster.dropAlias(id);
-    }
   }
 }

@@ -1,51 +1,47 @@
 /**
  * The nodes and how to find them: by id (also an old one that was merged away), address, MAC, DHCP identity
- * and name. Who is who is decided in lan.ts and far.ts; this file keeps the books of it.
+ * and name. Who is who is decided in lan.ts, far.ts and user.ts; this file keeps the books of it, and its parts:
+ * homes.ts who has an address, aliases.ts what was merged, eviction.ts who makes room, usage.ts what day it is.
  *
- * An address has one home, the node it is shown and booked under; only named nodes may hold it besides. Counts
- * are bounded: far and bare nodes make room for others of their kind, the least seen first; devices that nobody
- * vouches for make room for devices; what is known or wanted stays.
- *
- * Every change is noted three ways, for subscribers (`takeChanged…`), for the kernel (`onEnds`, at the end of
- * the verb that caused it, pinned nodes only) and for the disk (`dirty`).
+ * Every change is noted three ways, for subscribers and the kernel (news.ts; `onEnds`, of pinned nodes, at the
+ * end of the verb that caused it) and for the disk (`dirty`).
  */
 
 import type { Address, Mac } from "../lib/address.ts";
+import { type Alias, Aliases, aliasOf } from "./aliases.ts";
+import { leastAddress, leastNodes } from "./eviction.ts";
+import { Homes } from "./homes.ts";
+import { News, type RemovalReason } from "./news.ts";
 import {
   addTraffic,
   type Holding,
-  isKnown,
+  isNear,
   isPersistent,
-  isWanted,
   type Kind,
   type Limits,
   type Moment,
+  type NameSource,
   type Node,
   newHolding,
-  noTraffic,
+  newNode,
   type Source,
+  USER_PIN,
 } from "./node.ts";
 import { Numbers } from "./numbers.ts";
+import { Calendar } from "./usage.ts";
 
 /** How often a node that is merely seen again is worth telling. */
 const SHOW_MS = 60_000;
-
-export type RemovalReason = "expired" | "evicted" | "alias";
-
-/** An id that was merged away, with what would be needed to part the two again. */
-export interface Alias {
-  readonly into: number;
-  readonly at: number;
-  readonly macs: readonly Mac[];
-  readonly clients: readonly string[];
-  readonly userName: string | undefined;
-}
-
 export interface Listeners {
   /** These pinned nodes have other addresses or MACs than before. Called before the verb returns. */
   onEnds?(ids: readonly number[]): void;
   /** A node was poured into another; the old id answers for the new one. Called before `onEnds`. */
   onMerge?(old: number, into: number): void;
+  /**
+   * A merge was undone: the old id is a node again, with what it had brought. Counters and what other rooms moved
+   * to `from` stay there, unless they divide it now. Called before `onEnds`.
+   */
+  onSplit?(old: number, from: number): void;
 }
 
 export class Roster {
@@ -61,25 +57,23 @@ export class Roster {
   evicted = 0;
 
   readonly numbers = new Numbers();
+  readonly calendar = new Calendar();
+  readonly news: News;
+  /** To look up, and for pairs that are apart; aliases come and go by the verbs here. */
+  readonly aliases: Aliases;
 
   readonly #listeners: Listeners;
   readonly #nodes = new Map<number, Node>();
-  readonly #aliases = new Map<number, Alias>();
-  readonly #homes = new Map<Address, Node>();
-  /** Named nodes that hold an address whose home is another. */
-  readonly #guests = new Map<Address, Node[]>();
+  readonly #homes = new Homes();
   readonly #macs = new Map<Mac, Node[]>();
   readonly #clients = new Map<string, Node>();
   readonly #names = new Map<string, Node>();
   #devices = 0;
 
-  readonly #changed = new Set<number>();
-  #removed: { id: number; reason: RemovalReason }[] = [];
-  #merged: { id: number; into: number }[] = [];
-  readonly #ends = new Set<number>();
-
   constructor(limits: Limits, listeners: Listeners) {
     this.limits = limits;
+    this.news = new News(limits);
+    this.aliases = new Aliases(limits);
     this.#listeners = listeners;
   }
 
@@ -87,13 +81,15 @@ export class Roster {
   begin(at: Moment): void {
     this.now = at.now;
     this.clockOffset = at.date - at.now;
+    this.calendar.note(at);
   }
 
   /** … and ends here. */
   settle(): void {
-    if (this.#ends.size === 0) return;
-    const ids = [...this.#ends].filter((id) => this.#nodes.has(id));
-    this.#ends.clear();
+    const { ends } = this.news;
+    if (ends.size === 0) return;
+    const ids = [...ends].filter((id) => this.#nodes.has(id));
+    ends.clear();
     if (ids.length > 0) this.#listeners.onEnds?.(ids);
   }
 
@@ -112,17 +108,17 @@ export class Roster {
 
   /** A node by its id or one that was merged into it. */
   get(id: number): Node | undefined {
-    return this.#nodes.get(id) ?? this.#nodes.get(this.#aliases.get(id)?.into ?? 0);
+    return this.#nodes.get(id) ?? this.#nodes.get(this.aliases.get(id)?.into ?? 0);
   }
 
+  /** The node that an address is shown and booked under. */
   home(address: Address): Node | undefined {
-    return this.#homes.get(address);
+    return this.#homes.home(address);
   }
 
   /** Every node that holds an address, its home first. */
   holders(address: Address): readonly Node[] {
-    const home = this.#homes.get(address);
-    return home ? [home, ...(this.#guests.get(address) ?? [])] : [];
+    return this.#homes.holders(address);
   }
 
   /** More than one: the MAC is a repeater's and ties nothing. */
@@ -138,10 +134,6 @@ export class Roster {
     return this.#names.get(name);
   }
 
-  aliases(): IterableIterator<[number, Alias]> {
-    return this.#aliases.entries();
-  }
-
   /** @returns undefined if there is no room for a node of this kind. */
   create(kind: Kind): Node | undefined {
     const id = this.#makeRoom(kind) ? this.numbers.give(this.now) : undefined;
@@ -150,29 +142,7 @@ export class Roster {
       return undefined;
     }
     if (this.numbers.short) this.dirty = true;
-    const node: Node = {
-      id,
-      kind,
-      addresses: new Map(),
-      macs: none,
-      clients: none,
-      dnsName: undefined,
-      observed: undefined,
-      userName: undefined,
-      staticName: undefined,
-      dhcpName: undefined,
-      firstAt: this.now,
-      seenAt: this.now,
-      firstDate: undefined,
-      lastDate: undefined,
-      shownAt: this.now,
-      evidence: 0,
-      traffic: noTraffic,
-      pins: undefined,
-      leases: 0,
-      aliases: undefined,
-      announced: false,
-    };
+    const node = newNode(id, kind, this.now);
     this.insert(node);
     return node;
   }
@@ -181,11 +151,11 @@ export class Roster {
   insert(node: Node): void {
     this.#nodes.set(node.id, node);
     if (node.kind === "device") this.#devices++;
-    for (const address of node.addresses.keys()) this.#lodge(node, address);
+    for (const address of node.addresses.keys()) this.#homes.add(node, address);
     for (const mac of node.macs) this.#macs.set(mac, [...this.byMac(mac), node]);
     for (const client of node.clients) this.#clients.set(client, node);
     if (node.dnsName !== undefined) this.#names.set(node.dnsName, node);
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
     if (isPersistent(node)) this.dirty = true;
   }
 
@@ -194,18 +164,20 @@ export class Roster {
     this.#devices += (kind === "device" ? 1 : 0) - (node.kind === "device" ? 1 : 0);
     const before = isPersistent(node);
     node.kind = kind;
+    this.#expelNames(node);
     if (before || isPersistent(node)) this.dirty = true;
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
   }
 
   remove(node: Node, reason: RemovalReason): void {
     if (isPersistent(node)) this.dirty = true;
     this.#unlink(node);
+    this.aliases.retire([node.id, ...(node.aliases ?? [])]);
     for (const alias of node.aliases ?? []) {
-      this.#aliases.delete(alias);
-      this.#report(alias, "alias");
+      this.aliases.delete(alias, none);
+      this.news.removed(alias, "alias");
     }
-    if (node.announced) this.#report(node.id, reason);
+    if (node.announced) this.news.removed(node.id, reason);
     if (reason === "evicted") this.evicted++;
   }
 
@@ -213,43 +185,104 @@ export class Roster {
   absorb(old: Node, into: Node): void {
     if (isPersistent(old) || isPersistent(into)) this.dirty = true;
     const holdings = [...old.addresses];
+    const alias = aliasOf(old, into, this.now);
     this.#unlink(old);
     for (const [address, holding] of holdings) this.#regain(into, address, holding);
     for (const mac of old.macs) this.addMac(into, mac);
     for (const client of old.clients) this.addClient(into, client);
-    into.userName ??= old.userName;
-    into.staticName ??= old.staticName;
-    into.dhcpName ??= old.dhcpName;
+    this.setNames(into, {
+      userName: into.userName ?? old.userName,
+      staticName: into.staticName ?? old.staticName,
+      dhcpName: into.dhcpName ?? old.dhcpName,
+    });
     if (old.firstAt < into.firstAt) [into.firstAt, into.firstDate] = [old.firstAt, old.firstDate];
     if (old.seenAt > into.seenAt) [into.seenAt, into.lastDate] = [old.seenAt, old.lastDate];
     into.evidence = Math.max(into.evidence, old.evidence);
     into.traffic = addTraffic(into.traffic, old.traffic);
+    if (old.usage && into.usage) into.usage.absorb(old.usage, this.calendar, this.now);
+    else into.usage ??= old.usage;
     into.leases += old.leases;
     if (old.pins) into.pins = new Set([...(into.pins ?? []), ...old.pins]);
-    this.#alias(old, into);
-    this.#merged.push({ id: old.id, into: into.id });
-    if (this.#merged.length > this.limits.aliases) this.#merged.shift();
-    this.#changed.add(into.id);
-    if (into.pins) this.#ends.add(into.id);
+    for (const id of old.aliases ?? []) {
+      this.aliases.set(id, { ...this.aliases.get(id)!, into: into.id });
+      into.aliases = [...(into.aliases ?? []), id];
+    }
+    this.#expelNames(into);
+    this.addAlias(old.id, alias);
+    this.news.merged(old.id, into.id);
+    this.news.changed.add(into.id);
+    if (into.pins) this.news.ends.add(into.id);
     this.#listeners.onMerge?.(old.id, into.id);
+  }
+
+  /**
+   * Makes an alias a node again, and parts it from the one that it was in: they hold nothing in common yet, and
+   * the caller moves what is whose (split.ts). Aliases that had come with it go with it.
+   *
+   * @returns undefined if there is no room.
+   */
+  revive(id: number, kind: Kind): Node | undefined {
+    const alias = this.aliases.get(id)!;
+    const from = this.#nodes.get(alias.into)!;
+    if (!this.#makeRoom(kind, from)) return undefined;
+    const node = newNode(id, kind, this.now);
+    if (alias.firstAt < node.firstAt) [node.firstAt, node.firstDate] = [alias.firstAt, alias.firstDate];
+    node.seenAt = alias.at;
+    node.evidence = from.evidence;
+    const siblings = from.aliases ?? [];
+    const branch = this.aliases.branch(id, siblings);
+    for (const each of branch) this.aliases.set(each, { ...this.aliases.get(each)!, into: id });
+    const left = siblings.filter((each) => each !== id && !branch.includes(each));
+    from.aliases = left.length > 0 ? left : undefined;
+    node.aliases = branch.length > 0 ? branch : undefined;
+    this.aliases.delete(id, none);
+    this.aliases.part(id, from.id);
+    this.insert(node);
+    this.dirty = true;
+    this.news.split(id, from.id);
+    this.noteEnds(from);
+    return node;
+  }
+
+  /** After `revive`, when all is moved. */
+  revived(node: Node, from: Node): void {
+    this.#listeners.onSplit?.(node.id, from.id);
   }
 
   /** Gives an address to a node, beside those that hold it; makes room by the address least worth keeping. */
   hold(node: Node, address: Address, source: Source): Holding {
     const held = node.addresses.get(address);
     if (held) return held;
-    if (node.addresses.size >= this.limits.addressesPerNode) this.release(node, leastOf(node));
+    if (node.addresses.size >= this.limits.addressesPerNode) this.release(node, leastAddress(node));
     const holding = newHolding(source, this.now);
-    node.addresses.set(address, holding);
-    this.#lodge(node, address);
-    this.noteEnds(node);
+    this.#take(node, address, holding);
     return holding;
+  }
+
+  /** Hands an address from one node to another as it is held. */
+  hand(from: Node, to: Node, address: Address): void {
+    const holding = from.addresses.get(address);
+    if (!holding) return;
+    this.release(from, address);
+    this.#take(to, address, holding);
+  }
+
+  /** The user vouches for an address that a node holds. */
+  tie(node: Node, address: Address): void {
+    const holding = node.addresses.get(address);
+    if (!holding || holding.source === "user") return;
+    holding.source = "user";
+    node.ties++;
+    this.dirty = true;
   }
 
   /** Takes an address from a node. If it was its home, the next that holds it becomes home. */
   release(node: Node, address: Address): void {
-    if (!node.addresses.delete(address)) return;
-    this.#evict(node, address);
+    const holding = node.addresses.get(address);
+    if (!holding) return;
+    node.addresses.delete(address);
+    if (holding.source === "user") node.ties--;
+    this.#homes.delete(node, address);
     this.noteEnds(node);
   }
 
@@ -288,18 +321,23 @@ export class Roster {
 
   /** Makes a bare address the node of a name. */
   setDnsName(node: Node, name: string): void {
+    if (node.firstAt < this.now) this.#noteName(node, "dns", true);
     node.dnsName = name;
     node.observed = undefined;
     this.#names.set(name, node);
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
   }
 
   setNames(node: Node, names: Partial<Pick<Node, "userName" | "staticName" | "dhcpName">>): void {
     const before = [node.userName, node.staticName, node.dhcpName];
     const persistent = isPersistent(node);
     Object.assign(node, names);
-    if (before[0] === node.userName && before[1] === node.staticName && before[2] === node.dhcpName) return;
-    this.#changed.add(node.id);
+    const now = [node.userName, node.staticName, node.dhcpName];
+    if (now.every((name, index) => name === before[index])) return;
+    nameSources.forEach((source, index) => {
+      if (now[index] !== before[index]) this.#noteName(node, source, now[index] !== undefined);
+    });
+    this.news.changed.add(node.id);
     if (persistent || isPersistent(node)) this.dirty = true;
   }
 
@@ -309,9 +347,10 @@ export class Roster {
     const pins = new Set(node.pins);
     if (held) pins.add(reason);
     else pins.delete(reason);
+    if (reason === USER_PIN && held !== node.pins?.has(reason)) this.dirty = true;
     node.pins = pins.size > 0 ? pins : undefined;
     if (before !== isPersistent(node)) this.dirty = true;
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
   }
 
   /** It was seen just now. */
@@ -321,61 +360,48 @@ export class Roster {
     if (this.now - node.shownAt < SHOW_MS) return;
     node.shownAt = this.now;
     node.evidence = Math.min(255, node.evidence + 1);
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
   }
 
   /** Subscribers shall see it anew. */
   noteChange(node: Node): void {
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
   }
 
   /** Its addresses or MACs changed. */
   noteEnds(node: Node): void {
-    this.#changed.add(node.id);
+    this.news.changed.add(node.id);
     if (!node.pins) return;
-    this.#ends.add(node.id);
+    this.news.ends.add(node.id);
     this.dirty = true;
   }
 
   takeChanged(): number[] {
-    const ids = [...this.#changed].filter((id) => this.#nodes.has(id));
+    const ids = [...this.news.changed].filter((id) => this.#nodes.has(id));
     for (const id of ids) this.#nodes.get(id)!.announced = true;
-    this.#changed.clear();
+    this.news.changed.clear();
     return ids;
   }
 
-  takeRemoved(): { id: number; reason: RemovalReason }[] {
-    const taken = this.#removed;
-    this.#removed = [];
-    return taken;
-  }
-
-  takeMerged(): { id: number; into: number }[] {
-    const taken = this.#merged;
-    this.#merged = [];
-    return taken;
-  }
-
-  /** Restores an alias from disk; one whose node is gone is dropped. */
+  /** Restores an alias; one whose node is gone is dropped. */
   addAlias(id: number, alias: Alias): void {
     const into = this.#nodes.get(alias.into);
     if (!into || this.#nodes.has(id)) return;
-    this.#aliases.set(id, alias);
+    this.aliases.set(id, alias);
     into.aliases = [...(into.aliases ?? []), id];
-    for (const [oldest] of this.#aliases) {
-      if (this.#aliases.size <= this.limits.aliases) break;
+    for (const [oldest] of this.aliases.entries()) {
+      if (this.aliases.size <= this.limits.aliases) break;
       this.dropAlias(oldest);
     }
   }
 
   dropAlias(id: number): void {
-    const into = this.#nodes.get(this.#aliases.get(id)?.into ?? 0);
-    if (into) {
-      const left = into.aliases?.filter((each) => each !== id) ?? [];
-      into.aliases = left.length > 0 ? left : undefined;
-    }
-    this.#aliases.delete(id);
-    this.#report(id, "alias");
+    const into = this.#nodes.get(this.aliases.get(id)?.into ?? 0);
+    const left = into?.aliases?.filter((each) => each !== id) ?? [];
+    if (into) into.aliases = left.length > 0 ? left : undefined;
+    this.aliases.retire([id], into?.id);
+    this.aliases.delete(id, left);
+    this.news.removed(id, "alias");
   }
 
   /** Unix seconds at which a node was first and last seen, by the clock as it is set now. */
@@ -387,59 +413,58 @@ export class Roster {
     return node.lastDate ?? Math.floor((node.seenAt + this.clockOffset) / 1000);
   }
 
-  #makeRoom(kind: Kind): boolean {
+  /** @param spared A node that must not make the room. */
+  #makeRoom(kind: Kind, spared?: Node): boolean {
     const { nodes } = this.limits;
     const far = this.#nodes.size - this.#devices;
     if (kind !== "device") {
       const roomy = this.#nodes.size < nodes && far < nodes - (nodes >> 2);
-      return roomy || this.#evictSome("far") || kind === "router";
+      return roomy || this.#evictSome("far", spared) || kind === "router";
     }
-    if (this.#devices >= nodes >> 1 && this.#evictSome("strangers")) return true;
+    if (this.#devices >= nodes >> 1 && this.#evictSome("strangers", spared)) return true;
     if (this.#nodes.size < nodes) return true;
-    return this.#evictSome("far") || this.#evictSome("strangers");
+    return this.#evictSome("far", spared) || this.#evictSome("strangers", spared);
   }
 
-  /** Several at once, so that a flood doesn't sort all nodes for each newcomer. */
-  #evictSome(group: "far" | "strangers"): boolean {
-    const candidates = [...this.#nodes.values()].filter((node) =>
-      group === "strangers"
-        ? node.kind === "device" && !isKnown(node)
-        : (node.kind === "local" || node.kind === "address" || node.kind === "name") && !isWanted(node),
-    );
-    candidates.sort((a, b) => worth(a) - worth(b) || a.seenAt - b.seenAt);
-    const count = Math.max(1, this.limits.nodes >> 6);
-    for (const node of candidates.slice(0, count)) this.remove(node, "evicted");
-    return candidates.length > 0;
+  #evictSome(group: "far" | "strangers", spared: Node | undefined): boolean {
+    const count = Math.max(1, this.limits.nodes >> 4);
+    const least = leastNodes(this.#nodes.values(), group, count).filter((node) => node !== spared);
+    for (const node of least) this.remove(node, "evicted");
+    return least.length > 0;
   }
 
-  #lodge(node: Node, address: Address): void {
-    const home = this.#homes.get(address);
-    const guests = this.#guests.get(address) ?? [];
-    // Whoever is that address comes before a name that merely holds it, whichever was there first.
-    const moves = home?.kind === "name" && node.kind !== "name";
-    if (!home || home === node || moves) this.#homes.set(address, node);
-    if (moves) this.#guests.set(address, [home, ...guests]);
-    else if (home && home !== node) this.#guests.set(address, [...guests, node]);
-  }
-
-  #evict(node: Node, address: Address): void {
-    const guests = (this.#guests.get(address) ?? []).filter((each) => each !== node);
-    if (this.#homes.get(address) === node) {
-      const heir = guests.shift();
-      if (heir) this.#homes.set(address, heir);
-      else this.#homes.delete(address);
-    }
-    if (guests.length > 0) this.#guests.set(address, guests);
-    else this.#guests.delete(address);
+  #take(node: Node, address: Address, holding: Holding): void {
+    node.addresses.set(address, holding);
+    if (holding.source === "user") node.ties++;
+    this.#homes.add(node, address);
+    this.noteEnds(node);
   }
 
   #regain(into: Node, address: Address, old: Holding): void {
+    const isNew = !into.addresses.has(address);
     const holding = this.hold(into, address, old.source);
+    if (isNew || old.sinceAt < holding.sinceAt) {
+      holding.sinceAt = old.sinceAt;
+      holding.sinceDate = old.sinceDate;
+    }
     holding.mac ??= old.mac;
-    holding.macAt = Math.max(holding.macAt, old.macAt);
-    holding.seenAt = Math.max(holding.seenAt, old.seenAt);
+    holding.change ??= old.change;
+    holding.seenAt = isNew ? old.seenAt : Math.max(holding.seenAt, old.seenAt);
     holding.untilAt = Math.max(holding.untilAt, old.untilAt);
     holding.live ||= old.live;
+  }
+
+  /** What is near is nobody else's: names that held its addresses before that was known let go of them. */
+  #expelNames(node: Node): void {
+    if (!isNear(node)) return;
+    for (const address of node.addresses.keys()) {
+      for (const other of this.holders(address)) if (other !== node) this.release(other, address);
+    }
+  }
+
+  #noteName(node: Node, source: NameSource, present: boolean): void {
+    const { [source]: _, ...others } = node.named ?? {};
+    node.named = present ? { ...others, [source]: { sinceAt: this.now, sinceDate: undefined } } : others;
   }
 
   #unlist(node: Node, mac: Mac): void {
@@ -451,9 +476,9 @@ export class Roster {
 
   #unlink(node: Node): void {
     this.#nodes.delete(node.id);
-    this.#changed.delete(node.id);
+    this.news.changed.delete(node.id);
     if (node.kind === "device") this.#devices--;
-    for (const address of node.addresses.keys()) this.#evict(node, address);
+    for (const address of node.addresses.keys()) this.#homes.delete(node, address);
     for (const mac of node.macs) this.#unlist(node, mac);
     for (const client of node.clients) {
       if (this.#clients.get(client) === node) this.#clients.delete(client);
@@ -461,38 +486,7 @@ export class Roster {
     if (node.dnsName !== undefined && this.#names.get(node.dnsName) === node)
       this.#names.delete(node.dnsName);
   }
-
-  #alias(old: Node, into: Node): void {
-    for (const id of old.aliases ?? []) {
-      const alias = this.#aliases.get(id);
-      this.#aliases.delete(id);
-      if (alias) this.addAlias(id, { ...alias, into: into.id });
-    }
-    const { macs, clients, userName } = old;
-    this.addAlias(old.id, { into: into.id, at: this.now, macs, clients, userName });
-  }
-
-  #report(id: number, reason: RemovalReason): void {
-    this.#removed.push({ id, reason });
-    if (this.#removed.length > this.limits.nodes * 4) this.#removed.splice(0, this.limits.nodes);
-  }
 }
 
 const none: readonly never[] = [];
-
-/** Minutes in which a node was seen, and whether traffic was booked on it. */
-function worth(node: Node): number {
-  return node.evidence * 2 + (node.traffic === noTraffic ? 0 : 1);
-}
-
-/** The address that a full node gives up: answered by nobody, not leased, longest unseen. */
-function leastOf(node: Node): Address {
-  let least: Address | undefined;
-  let lowest = Number.POSITIVE_INFINITY;
-  for (const [address, holding] of node.addresses) {
-    const bonus = (holding.live ? 1e12 : 0) + (holding.source === "dhcp" ? 2e12 : 0);
-    const value = Math.max(holding.seenAt, holding.untilAt) + bonus;
-    if (value < lowest) [least, lowest] = [address, value];
-  }
-  return least!;
-}
+const nameSources = ["user", "static", "dhcp"] as const;

@@ -1,28 +1,24 @@
 /**
- * The nodes on disk: what of them outlives the agent, and how it is read back.
+ * The nodes on disk: what a file of this room says, read back from JSON.
  *
- * Devices and the router are kept always, others while a user or another room wants them; the next id always.
- * Times on disk are dates, for people. They order events only within one file, by the date at which it was
- * written: a router boots with a wrong clock, so neither the date of the start nor the time in between counts,
- * and whatever they say, a node read from disk has at least a day (or half its time, if that is less) to be
- * seen again. Everything read is checked and bounded before any of it is taken.
+ * Everything read is checked and bounded before any of it is taken. Fields that an earlier version didn't write may
+ * be missing. How a state is made and taken is in disk.ts.
  */
 
 import { type Address, type Mac, parseAddress, parseMac } from "../lib/address.ts";
-import { isObject, type Json } from "../lib/json.ts";
+import { isObject } from "../lib/json.ts";
+import type { Alias } from "./aliases.ts";
 import {
   COUNTER_MAX,
   isNodeAddress,
-  isPersistent,
   type Kind,
-  type Node,
-  newHolding,
+  type NameSource,
   noTraffic,
   type Source,
   type Traffic,
 } from "./node.ts";
 import { ID_MAX } from "./numbers.ts";
-import type { Alias, Roster } from "./roster.ts";
+import type { Totals } from "./usage.ts";
 
 export const nodesVersion = 1;
 
@@ -30,9 +26,11 @@ interface SavedAddress {
   readonly address: Address;
   readonly source: Source;
   readonly mac: Mac | undefined;
+  /** A date, like all times here. */
+  readonly since: number | undefined;
 }
 
-interface SavedNode {
+export interface SavedNode {
   readonly id: number;
   readonly kind: Kind;
   readonly firstSeen: number;
@@ -44,7 +42,18 @@ interface SavedNode {
   readonly userName: string | undefined;
   readonly staticName: string | undefined;
   readonly dhcpName: string | undefined;
+  /** Since when it has its names. */
+  readonly named: Partial<Record<NameSource, number>>;
   readonly traffic: Traffic;
+  readonly today: Totals | undefined;
+  /** By the user. */
+  readonly pinned: boolean;
+}
+
+interface SavedAlias extends Omit<Alias, "at" | "firstAt" | "firstDate"> {
+  readonly id: number;
+  readonly since: number;
+  readonly firstSeen: number | undefined;
 }
 
 /** What a file of this room says, checked. */
@@ -52,64 +61,30 @@ export interface NodesState {
   readonly nextId: number;
   /** Unix seconds when it was written. */
   readonly savedAt: number;
+  /** Local day since 1970 that `today` of the nodes was counted on. */
+  readonly day: number | undefined;
   readonly nodes: readonly SavedNode[];
-  readonly aliases: readonly (Omit<Alias, "at"> & { readonly id: number; readonly since: number })[];
+  readonly aliases: readonly SavedAlias[];
+  /** Pairs of ids that the user parted. */
+  readonly apart: readonly (readonly [number, number])[];
 }
 
 /** More than any limit that a configuration could sensibly set. */
 const NODES = 131_072;
 const PER_NODE = 1024;
+const DAYS = 1e8;
 const TEXT = 1024;
-/** Before this no clock was right: such dates are not shown. */
-const PLAUSIBLE_SECONDS = 1_577_836_800; // 2020-01-01
-const DAY_MS = 86_400_000;
 const kinds: readonly Kind[] = ["device", "local", "name", "address", "router", "gateway"];
-const sources: readonly Source[] = ["neighbour", "dhcp", "dns", "traffic", "own", "route"];
-
-/** The state as it goes to disk; reserves ids ahead, unless this is the last of this life. */
-export function saveNodes(roster: Roster, options: { last?: boolean }): Json {
-  const kept = [...roster.all()].filter(isPersistent);
-  const ids = new Set(kept.map((node) => node.id));
-  const dateOf = (at: number) => Math.floor((at + roster.clockOffset) / 1000);
-  return {
-    nextId: roster.numbers.reserve(options),
-    savedAt: dateOf(roster.now),
-    nodes: kept.map((node) => ({
-      id: node.id,
-      kind: node.kind,
-      firstSeen: roster.firstSeen(node),
-      lastSeen: roster.lastSeen(node),
-      ...(node.userName !== undefined && { userName: node.userName }),
-      ...(node.staticName !== undefined && { staticName: node.staticName }),
-      ...(node.dhcpName !== undefined && { dhcpName: node.dhcpName }),
-      ...(node.dnsName !== undefined && { dnsName: node.dnsName }),
-      ...(node.macs.length > 0 && { macs: node.macs }),
-      ...(node.clients.length > 0 && { clients: node.clients }),
-      addresses: [...node.addresses].map(([address, { source, mac }]) => ({
-        address,
-        source,
-        ...(mac !== undefined && { mac }),
-      })),
-      ...(node.traffic !== noTraffic && { traffic: { ...node.traffic } }),
-    })),
-    aliases: [...roster.aliases()]
-      .filter(([, alias]) => ids.has(alias.into))
-      .map(([id, { into, at, macs, clients, userName }]) => ({
-        id,
-        into,
-        since: dateOf(at),
-        ...(macs.length > 0 && { macs }),
-        ...(clients.length > 0 && { clients }),
-        ...(userName !== undefined && { userName }),
-      })),
-  };
-}
+const sources: readonly Source[] = ["neighbour", "dhcp", "dns", "traffic", "own", "route", "user"];
+const nameSources: readonly NameSource[] = ["user", "static", "dhcp", "dns"];
 
 /** @throws SyntaxError if this is no state of the nodes. */
 export function parseNodes(state: unknown): NodesState {
   const top = object(state, "nodes");
   const nodes = array(top.nodes, "nodes", NODES).map(parseNode);
   const aliases = array(top.aliases ?? [], "aliases", NODES).map(parseAlias);
+  const apart = array(top.apart ?? [], "apart", NODES).map(parsePair);
+  const day = top.day === undefined ? undefined : integer(top.day, "day", DAYS);
   const nextId = integer(top.nextId, "nextId", ID_MAX);
   const ids = new Set<number>();
   const once = (set: Set<unknown>, value: unknown, what: string) => {
@@ -129,56 +104,8 @@ export function parseNodes(state: unknown): NodesState {
     for (const { address } of node.addresses) once(near, address, "address");
   }
   if (nodes.filter((node) => node.kind === "router").length > 1) fail("router twice");
-  return { nextId, savedAt: integer(top.savedAt, "savedAt", Number.MAX_SAFE_INTEGER), nodes, aliases };
-}
-
-/** Takes a state into a roster that has no nodes yet; `older` if it is the generation before the last. */
-export function loadNodes(roster: Roster, state: NodesState, options: { older?: boolean }): void {
-  if (roster.size > 0) throw new TypeError("Cannot load nodes: there are nodes already");
-  roster.numbers.startAt(state.nextId, options);
-  // If the limit was lowered, devices stay before others.
-  const ranked = [...state.nodes].sort((a, b) => rank(a) - rank(b) || b.lastSeen - a.lastSeen);
-  for (const saved of ranked.slice(0, roster.limits.nodes))
-    roster.insert(revive(roster, saved, state.savedAt));
-  for (const { id, since, ...alias } of state.aliases) {
-    const agoMs = Math.max(0, state.savedAt - since) * 1000;
-    roster.addAlias(id, { ...alias, at: roster.now - Math.min(agoMs, roster.limits.aliasMs / 2) });
-  }
-  roster.dirty = false;
-}
-
-function rank(node: SavedNode): number {
-  return node.kind === "router" ? 0 : node.kind === "device" ? 1 : 2;
-}
-
-function revive(roster: Roster, saved: SavedNode, savedAt: number): Node {
-  const { limits, now } = roster;
-  const { firstSeen, lastSeen, ...same } = saved;
-  const lifeMs = saved.kind === "device" ? limits.deviceMs : limits.farMs;
-  const graceMs = Math.min(DAY_MS, lifeMs / 2);
-  const idleMs = Math.min(Math.max(0, savedAt - lastSeen) * 1000, lifeMs - graceMs);
-  const addresses: Node["addresses"] = new Map();
-  for (const { address, source, mac } of saved.addresses.slice(0, limits.addressesPerNode)) {
-    // Leases and own addresses are told anew; until then these are what was once seen.
-    const known = source === "dns" || source === "traffic" ? source : "neighbour";
-    addresses.set(address, { ...newHolding(known, now), mac });
-  }
-  return {
-    ...same,
-    addresses,
-    observed: undefined,
-    firstAt: now - idleMs,
-    seenAt: now - idleMs,
-    firstDate: firstSeen >= PLAUSIBLE_SECONDS ? firstSeen : undefined,
-    lastDate: lastSeen >= PLAUSIBLE_SECONDS ? lastSeen : undefined,
-    shownAt: now,
-    // It was worth keeping once.
-    evidence: 8,
-    pins: undefined,
-    leases: 0,
-    aliases: undefined,
-    announced: false,
-  };
+  const savedAt = integer(top.savedAt, "savedAt", Number.MAX_SAFE_INTEGER);
+  return { nextId, savedAt, day, nodes, aliases, apart };
 }
 
 function parseNode(value: unknown): SavedNode {
@@ -196,27 +123,76 @@ function parseNode(value: unknown): SavedNode {
     userName: optional(node.userName, "userName"),
     staticName: optional(node.staticName, "staticName"),
     dhcpName: optional(node.dhcpName, "dhcpName"),
+    named: parseNamed(node.named ?? {}),
     traffic: node.traffic === undefined ? noTraffic : parseTraffic(node.traffic),
+    today: node.today === undefined ? undefined : parseTotals(node.today),
+    pinned: flag(node.pinned, "pinned"),
   };
+}
+
+function parseNamed(value: unknown): SavedNode["named"] {
+  const named = object(value, "named");
+  const entries = nameSources.flatMap((source) => {
+    const date = Object.hasOwn(named, source) ? named[source] : undefined;
+    return date === undefined ? [] : [[source, integer(date, "named", Number.MAX_SAFE_INTEGER)] as const];
+  });
+  return Object.fromEntries(entries);
 }
 
 function parseSavedAddress(value: unknown): SavedAddress {
   const saved = object(value, "address");
-  const address = parseAddress(text(saved.address, "address"));
-  if (!address || !isNodeAddress(address)) fail("address");
+  const address = nodeAddress(saved.address);
   const source = sources.find((each) => each === saved.source) ?? fail("source");
-  return { address: address!, source, mac: saved.mac === undefined ? undefined : mac(saved.mac) };
+  return {
+    address,
+    source,
+    mac: saved.mac === undefined ? undefined : mac(saved.mac),
+    since: saved.since === undefined ? undefined : integer(saved.since, "since", Number.MAX_SAFE_INTEGER),
+  };
 }
 
-function parseAlias(value: unknown): NodesState["aliases"][number] {
+/** Of what an alias brought, files of the first release know MACs, identities and the name only. */
+function parseAlias(value: unknown): SavedAlias {
   const alias = object(value, "alias");
+  const into = integer(alias.into, "into", ID_MAX);
+  const macs = array(alias.macs ?? [], "macs", PER_NODE).map(mac);
+  const clients = array(alias.clients ?? [], "clients", PER_NODE).map((each) => text(each, "client"));
+  const isDevice = macs.length + clients.length > 0;
   return {
     id: integer(alias.id, "id", ID_MAX),
-    into: integer(alias.into, "into", ID_MAX),
+    into,
+    via: alias.via === undefined ? into : integer(alias.via, "via", ID_MAX),
     since: integer(alias.since, "since", Number.MAX_SAFE_INTEGER),
-    macs: array(alias.macs ?? [], "macs", PER_NODE).map(mac),
-    clients: array(alias.clients ?? [], "clients", PER_NODE).map((each) => text(each, "client")),
+    kind: kinds.find((each) => each === alias.kind) ?? (isDevice ? "device" : "local"),
+    macs,
+    shared: array(alias.shared ?? [], "shared", PER_NODE).map(mac),
+    clients,
+    addresses: array(alias.addresses ?? [], "addresses", PER_NODE).map(nodeAddress),
     userName: optional(alias.userName, "userName"),
+    dhcpName: optional(alias.dhcpName, "dhcpName"),
+    named: flag(alias.named, "named"),
+    pinned: flag(alias.pinned, "pinned"),
+    firstSeen:
+      alias.firstSeen === undefined
+        ? undefined
+        : integer(alias.firstSeen, "firstSeen", Number.MAX_SAFE_INTEGER),
+  };
+}
+
+function parsePair(value: unknown): readonly [number, number] {
+  const pair = array(value, "apart", 2);
+  if (pair.length !== 2) fail("apart");
+  return [integer(pair[0], "apart", ID_MAX), integer(pair[1], "apart", ID_MAX)];
+}
+
+function parseTotals(value: unknown): Totals {
+  const totals = object(value, "today");
+  const most = Number.MAX_SAFE_INTEGER;
+  return {
+    bytesIn: integer(totals.bytesIn, "today", most),
+    packetsIn: integer(totals.packetsIn, "today", most),
+    bytesOut: integer(totals.bytesOut, "today", most),
+    packetsOut: integer(totals.packetsOut, "today", most),
   };
 }
 
@@ -237,6 +213,15 @@ function counter(value: unknown): bigint {
   if (typeof digits !== "string" || !/^[0-9]{1,19}$/.test(digits)) return fail("counter");
   const parsed = BigInt(digits);
   return parsed > COUNTER_MAX ? COUNTER_MAX : parsed;
+}
+
+function nodeAddress(value: unknown): Address {
+  const address = parseAddress(text(value, "address"));
+  return address !== undefined && isNodeAddress(address) ? address : fail("address");
+}
+
+function flag(value: unknown, what: string): boolean {
+  return value === undefined || typeof value === "boolean" ? value === true : fail(what);
 }
 
 function mac(value: unknown): Mac {

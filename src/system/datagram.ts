@@ -39,7 +39,9 @@ import type {
 const slots = 4;
 /** The longest message that arrives whole: above a netlink dump's pieces and a unix socket's default buffer. */
 const strideBytes = 256 * 1024;
-const roundsPerTurn = 16;
+const roundsPerTurn = 256;
+/** Past it others get their turn: a table of the kernel comes in hundreds of large messages. */
+const turnMs = 2;
 const truncated = 0x20;
 const acceptPauseMs = 100;
 
@@ -302,8 +304,10 @@ class Datagrams {
 
   #drain(handle: number, reader: Reader): void {
     this.#arena ??= new Uint8Array(slots * strideBytes);
+    const endAt = performance.now() + turnMs;
     try {
       for (let round = 0; round < roundsPerTurn && this.#open.has(handle); round++) {
+        if (round > 0 && performance.now() > endAt) return;
         const count = this.#netio.receive(handle, this.#arena, strideBytes, this.#names, this.#rows);
         if (count === -errno.again) return;
         if (count === -errno.interrupted) continue;

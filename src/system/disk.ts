@@ -1,16 +1,16 @@
 /**
- * Files: read whole, replaced durably, watched.
+ * Files: read whole or in pieces, replaced durably, made to grow, watched.
  *
  * Keeps per path the replacement under way, so that two of them keep their order. A replacement is written
  * beside its target under a name that only replacements have, flushed, and renamed; one that a crash left
  * behind is removed by the next replacement of the same file.
  */
 
-import { type FSWatcher, watch as fsWatch, promises, type Stats } from "node:fs";
+import { constants, type FSWatcher, watch as fsWatch, promises, type Stats } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { Fault } from "../lib/fault.ts";
 import { nodeFault } from "./native.ts";
-import type { Cancel, Disk, FileStatus } from "./system.ts";
+import type { Cancel, Disk, FileStatus, Writer } from "./system.ts";
 
 const mostBytes = 64 * 1024 * 1024;
 const chunkBytes = 64 * 1024;
@@ -35,7 +35,8 @@ export class Files implements Disk {
 
   async read(path: string, maxBytes = mostBytes): Promise<Uint8Array | undefined> {
     try {
-      const file = await promises.open(path, "r");
+      // A pipe that somebody put in the file's place must not make us wait for its writer.
+      const file = await promises.open(path, constants.O_RDONLY | constants.O_NONBLOCK);
       try {
         return await readAll(file, path, maxBytes);
       } finally {
@@ -102,6 +103,57 @@ export class Files implements Disk {
   #tempOf(path: string): string {
     this.#serial += 1;
     return join(dirname(path), `.${basename(path)}.${process.pid}-${this.#serial}.new`);
+  }
+
+  async create(path: string, mode = defaultMode): Promise<Writer> {
+    const verb = `create ${path}`;
+    const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+    let file: promises.FileHandle;
+    try {
+      file = await promises.open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
+    } catch (error) {
+      if (codeOf(error) === "EEXIST") throw nodeFault(error, verb);
+      throw new Fault("storage", nodeFault(error, verb).message, { cause: error });
+    }
+    try {
+      await file.chmod(mode);
+    } catch (error) {
+      await file.close();
+      throw storageFault(error, verb);
+    }
+    return {
+      async write(piece) {
+        try {
+          // A disk that is nearly full takes a part.
+          for (let done = 0; done < piece.length; ) {
+            done += (await file.write(piece, done, piece.length - done)).bytesWritten;
+          }
+        } catch (error) {
+          throw storageFault(error, `write ${path}`);
+        }
+      },
+      async close() {
+        await file.close();
+      },
+    };
+  }
+
+  async *readPieces(path: string): AsyncGenerator<Uint8Array, void> {
+    try {
+      const file = await promises.open(path, "r");
+      try {
+        const piece = new Uint8Array(chunkBytes);
+        for (;;) {
+          const { bytesRead } = await file.read(piece, 0, piece.length);
+          if (bytesRead === 0) return;
+          yield piece.subarray(0, bytesRead);
+        }
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      throw storageFault(error, `read ${path}`);
+    }
   }
 
   async set(path: string, value: string): Promise<void> {

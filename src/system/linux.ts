@@ -38,6 +38,8 @@ export function openLinux(options: LinuxOptions): System {
     ...clock,
     read: (path, maxBytes) => files.read(path, maxBytes),
     replace: (path, content, how) => files.replace(path, content, how),
+    create: (path, mode) => files.create(path, mode),
+    readPieces: (path) => files.readPieces(path),
     set: (path, value) => files.set(path, value),
     rename: (from, to) => files.rename(from, to),
     remove: (path) => files.remove(path),
@@ -52,6 +54,7 @@ export function openLinux(options: LinuxOptions): System {
     unix: (how, handlers) => datagrams().unix(how, handlers),
     mqtt: (how, handlers) => mqttRoom().openMqtt(how, handlers, clock),
     random,
+    zoneOffsetMs: (date) => -new Date(date).getTimezoneOffset() * 60_000,
     log,
     run,
     self: {

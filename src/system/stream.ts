@@ -58,6 +58,11 @@ class SocketStream implements Stream {
       .on("drain", () => {
         if (!this.#closed) handlers.onDrain?.();
       })
+      .on("end", () => {
+        if (this.#closed) return;
+        if (handlers.onEnd) handlers.onEnd();
+        else this.#socket.end();
+      })
       .on("error", (error) => {
         cause ??= error;
       })
@@ -92,7 +97,7 @@ class SocketStream implements Stream {
 
 /** Connects to a unix stream socket. @param netio tells who the peer is. */
 export function connectStream(path: string, handlers: StreamHandlers, netio: () => Netio): Stream {
-  const socket = net().connect({ path: nameOf(path) });
+  const socket = net().connect({ path: nameOf(path), allowHalfOpen: true });
   const stream = new SocketStream(socket, netio);
   stream.tell(handlers, `connect to ${path}`);
   socket.on("connect", () => {
@@ -119,11 +124,11 @@ export async function listenStream(
       stream.tell(handlers, `serve a client of ${path}`);
     }
   };
-  let server = net().createServer(accept);
+  let server = net().createServer({ allowHalfOpen: true }, accept);
   let error = await listening(server, path);
   if (error?.code === "EADDRINUSE" && !abstract && (await isStale(path))) {
     unlinkSync(path);
-    server = net().createServer(accept);
+    server = net().createServer({ allowHalfOpen: true }, accept);
     error = await listening(server, path);
   }
   if (error !== undefined) throw nodeFault(error, `listen on ${path}`);

@@ -18,6 +18,8 @@ export type Level = "error" | "warning" | "info" | "debug";
 export interface System extends Clock, Disk, Sockets {
   /** Cryptographically strong random bytes. */
   random(length: number): Uint8Array;
+  /** How far local time is ahead of UTC at a date, in milliseconds. */
+  zoneOffsetMs(date: number): number;
   /** One line to the log; control characters are made visible. Of a flood of lines only some pass, counted. */
   log(level: Level, line: string): void;
   /**
@@ -68,6 +70,16 @@ export interface Disk {
    * @throws Fault "storage" with the file as it was.
    */
   replace(path: string, content: Uint8Array, options?: { mode?: number; keep?: string }): Promise<void>;
+  /**
+   * Makes a new file that grows piece by piece. It is durable when the kernel thinks fit.
+   * @throws Fault "conflict" if anything has that name already, be it a link that leads nowhere; "storage".
+   */
+  create(path: string, mode?: number): Promise<Writer>;
+  /**
+   * A file piece by piece, whatever its length; a piece is valid until the next is asked for.
+   * @throws Fault "not-found", "storage", when the first piece is asked for.
+   */
+  readPieces(path: string): AsyncIterable<Uint8Array>;
   /** Writes a kernel setting (a file of /proc/sys or /sys) in one write. */
   set(path: string, value: string): Promise<void>;
   /** Moves a file, replacing the target. */
@@ -82,6 +94,13 @@ export interface Disk {
   makeDirectory(path: string, mode?: number): Promise<void>;
   /** Calls when a file may have changed, come or gone. At most ten calls a second. */
   watch(path: string, changed: () => void): Cancel;
+}
+
+/** A file being written. */
+export interface Writer {
+  /** Appends; the next piece waits for the promise. @throws Fault "storage": then the file ends anywhere. */
+  write(piece: Uint8Array): Promise<void>;
+  close(): Promise<void>;
 }
 
 export interface FileStatus {
@@ -118,6 +137,8 @@ export interface StreamHandlers {
   onBytes(bytes: Uint8Array): void;
   /** All that was queued has been handed to the kernel, after `write` had returned false. */
   onDrain?(): void;
+  /** The peer sends no more but may still read. Without this handler our side ends, too. */
+  onEnd?(): void;
   /** Called exactly once, the last call. Without fault the peer or we closed in order. */
   onClose(fault?: Fault): void;
 }
@@ -208,7 +229,13 @@ export interface MqttOptions {
   readonly port: number;
   readonly clientId: string;
   readonly username?: string;
-  readonly password?: string;
+  /** Default "3.1.1". */
+  readonly version?: "3.1.1" | "5";
+  /**
+   * Asked before each try, so that a renewed password or certificate counts from the next one on. A rejection is
+   * why the try fails: a session is never weaker than was asked for.
+   */
+  secrets?(): Promise<MqttSecrets>;
   readonly keepaliveSeconds: number;
   /** Published by the broker, retained, when we vanish. */
   readonly will: { readonly topic: string; readonly payload: string };
@@ -216,18 +243,38 @@ export interface MqttOptions {
   readonly maxQueuedBytes: number;
 }
 
+export interface MqttSecrets {
+  readonly password?: string;
+  /** TLS 1.2 or later, with the broker's name checked; without it, plain TCP. */
+  readonly tls?: {
+    /** Who may vouch for the broker, PEM; without it, whoever the system trusts. */
+    readonly authorities?: string;
+    /** Who we are, PEM; both or neither. */
+    readonly certificate?: string;
+    readonly key?: string;
+  };
+}
+
 export interface MqttHandlers {
   /** A session stands (again): everything retained is to be sent again. */
   onConnect(): void;
   /** The session is lost; the next try follows by itself (1 s doubling to 60 s). */
   onDisconnect(reason: string): void;
-  onMessage(topic: string, payload: Uint8Array): void;
+  /**
+   * Somebody published, with `retained` some time ago. Of a payload of more than 256 KiB only the beginning comes,
+   * or, with MQTT 5, nothing.
+   */
+  onMessage(topic: string, payload: Uint8Array, retained: boolean): void;
+  /** The broker lets us not hear of a topic. */
+  onRefusal?(topic: string, reason: string): void;
 }
 
 export interface Mqtt {
   readonly connected: boolean;
   readonly queuedBytes: number;
-  /** QoS 0. False: not connected, or too much waits; the message is dropped. */
+  /** The longest message, topic and payload in bytes, that this session ever takes. */
+  readonly maxMessageBytes: number;
+  /** QoS 0. False: not connected, or too much waits, or it is too long; the message is dropped. */
   publish(topic: string, payload: string, options?: { retain?: boolean }): boolean;
   /** Asks for messages in this session; to be asked again in `onConnect`. Without a session, nothing happens. */
   subscribe(topic: string): void;

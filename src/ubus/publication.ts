@@ -92,7 +92,7 @@ export class Publication {
     const { method: name, data, user, group } = attributes;
     const entry = name === undefined ? undefined : this.#entries.get(name);
     if (!entry) return { status: Status.MethodNotFound };
-    const args = data && takeArguments(data, entry.types);
+    const args = data && takeArguments(data, entry);
     if (!args) return { status: Status.InvalidArgument };
     try {
       const result = entry.method.call(args, { user, group });
@@ -112,18 +112,18 @@ export class Publication {
 }
 
 /**
- * The first argument of each name that has the right type, as libubox picks them; undefined if the bytes are
- * no fields.
+ * The first argument of each name that has the right type, as libubox picks them, or any type where the method
+ * takes any; undefined if the bytes are no fields.
  */
 function takeArguments(
   data: Uint8Array,
-  types: ReadonlyMap<string, number>,
+  { method: { anyArguments }, types }: Entry,
 ): Readonly<Record<string, Json>> | undefined {
   const args: Record<string, Json> = Object.create(null);
   try {
     for (const field of decodeFields(data)) {
-      if (types.get(field.name) === field.type && !(field.name in args))
-        args[field.name] = jsonOfField(field);
+      const isTaken = anyArguments || types.get(field.name) === field.type;
+      if (isTaken && !(field.name in args)) args[field.name] = jsonOfField(field);
     }
   } catch {
     return undefined;

@@ -10,11 +10,17 @@ import { cpus } from "node:os";
 import { enclose } from "../lab/enclosure.ts";
 import { knock, measureBlocks, openConnections, serveConnections } from "./blocks.ts";
 import { measureBus, serveEcho } from "./bus.ts";
+import { arrivals, measureCut, stream } from "./cut.ts";
+import { flood, measureFlood } from "./flood.ts";
+import { measureSize } from "./size.ts";
 import { measureStart } from "./start.ts";
 
 const sections: Record<string, () => Promise<void>> = {
   start: measureStart,
+  size: measureSize,
   bus: measureBus,
+  cut: measureCut,
+  flood: measureFlood,
   blocks: measureBlocks,
 };
 
@@ -29,6 +35,9 @@ async function main(): Promise<void> {
   if (mode === "--sink") return serveConnections();
   if (mode === "--connects") return openConnections();
   if (mode === "--knock") return knock(Number(words[0]));
+  if (mode === "--stream") return stream();
+  if (mode === "--arrivals") return arrivals();
+  if (mode === "--flood") return flood(Number(words[0]));
   const wanted = mode === undefined ? [] : [mode, ...words];
   console.log(`node ${process.version}, ${cpus().length} × ${cpus()[0]?.model ?? "unknown CPU"}`);
   for (const name of Object.keys(sections)) {

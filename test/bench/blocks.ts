@@ -96,7 +96,7 @@ async function measure(): Promise<Load> {
 }
 
 /** Lets devices speak with so many far addresses that each becomes a node. */
-async function makeFarNodes(count: number): Promise<void> {
+export async function makeFarNodes(count: number): Promise<void> {
   const argv = [
     "ip",
     "netns",

@@ -46,7 +46,8 @@ export function serveEcho(): void {
   }).listen(echoPath, () => process.send!("ready"));
 }
 
-async function openEcho(): Promise<{ call: () => Promise<unknown>; close: () => void }> {
+/** A plain echo over a unix socket in a process of its own. */
+export async function openEcho(): Promise<{ call: () => Promise<unknown>; close: () => void }> {
   const server = fork(process.argv[1]!, ["--echo"]);
   await new Promise((resolve) => server.once("message", resolve));
   const socket = connect(echoPath);

@@ -17,6 +17,8 @@ import { connectUbus, type Ubus } from "../../src/ubus/ubus.ts";
 const root = process.cwd();
 export const program = join(root, "dist/gatehouse");
 export const busPath = "/run/bench/ubus.sock";
+/** SPIN's JSON-RPC. */
+export const rpcPath = "/run/bench/rpc.sock";
 const configPath = "/run/bench/gatehouse";
 
 export const system: System = openLinux({ nativePath: join(root, "dist/netio.node"), log: () => {} });
@@ -30,6 +32,16 @@ export function sh(lines: string): void {
     const [name, ...args] = line.split(/\s+/);
     execFileSync(name!, args, { stdio: ["ignore", "ignore", "inherit"] });
   }
+}
+
+/** What a command line prints, words split at blanks. */
+export function output(line: string): string {
+  const [name, ...args] = line.split(" ");
+  return execFileSync(name!, args, {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+    maxBuffer: 2 ** 30,
+  });
 }
 
 export function buildNetwork(): void {
@@ -98,7 +110,8 @@ export class Daemons {
     return ubus;
   }
 
-  configure(backend: string): void {
+  /** @param mqttPort of the broker; none is told of anything by default. */
+  configure(backend: string, mqttPort?: number): void {
     rmSync("/run/bench/state", { recursive: true, force: true });
     writeFileSync(
       configPath,
@@ -106,11 +119,12 @@ export class Daemons {
 	option state_dir '/run/bench/state'
 	option run_dir '/run/bench/run'
 	option backend '${backend}'
-	option rpc_socket ''
+	option rpc_socket '${rpcPath}'
 	list lan_device 'br-lan'
 	list wan_device 'wan'
 config mqtt 'mqtt'
-	option enabled '0'
+	option enabled '${mqttPort === undefined ? 0 : 1}'
+	option port '${mqttPort ?? 1883}'
 `,
     );
   }
@@ -149,6 +163,12 @@ config mqtt 'mqtt'
   residentMegabytes(): number {
     const status = readFileSync(`/proc/${this.agent!.pid}/status`, "utf8");
     return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+  }
+
+  /** Processor time that the agent has used, user and system. */
+  cpuSeconds(): number {
+    const fields = readFileSync(`/proc/${this.agent!.pid}/stat`, "utf8").split(") ")[1]!.split(" ");
+    return (Number(fields[11]) + Number(fields[12])) / 100;
   }
 
   async stop(): Promise<void> {

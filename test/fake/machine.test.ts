@@ -95,6 +95,25 @@ test("files are copies, and keep holds the content before", async () => {
   assert.is(await faultOf(machine.rename("/etc/a", "/etc/b")), "not-found");
 });
 
+test("a file grows piece by piece under a name of its own, and is read in pieces", async () => {
+  const machine = new Machine();
+  const writer = await machine.create("/run/c.pcap");
+  assert.is(await faultOf(machine.create("/run/c.pcap")), "conflict");
+  await writer.write(bytes("one "));
+  await writer.write(bytes("two"));
+  await writer.close();
+  assert.is(machine.text("/run/c.pcap"), "one two");
+  assert.is((await machine.stat("/run/c.pcap"))?.mode, 0o600);
+  machine.put("/long", new Uint8Array(150_000));
+  const lengths: number[] = [];
+  for await (const piece of machine.readPieces("/long")) lengths.push(piece.length);
+  assert.equal(lengths, [65_536, 65_536, 18_928]);
+  machine.disk = "full";
+  assert.is(await faultOf(writer.write(bytes("three"))), "storage");
+  assert.is(await faultOf(machine.create("/run/d.pcap")), "storage");
+  assert.is(await faultOf(machine.readPieces("/none")[Symbol.asyncIterator]().next()), "not-found");
+});
+
 test("a full, read-only or broken disk refuses with the file as it was", async () => {
   const machine = new Machine();
   machine.put("/etc/a", "old");

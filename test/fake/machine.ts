@@ -28,6 +28,7 @@ import type {
   UnixHandlers,
   UnixOptions,
   UnixSocket,
+  Writer,
 } from "../../src/system/system.ts";
 import { FakeSocket, FakeSwitchboard } from "./wire.ts";
 
@@ -199,6 +200,32 @@ export class Machine implements System {
     this.#store(path, bytes, options.mode ?? 0o600);
   }
 
+  async create(path: string, mode = 0o600): Promise<Writer> {
+    this.#mayWrite(`create ${path}`);
+    if ((await this.stat(path)) !== undefined) {
+      throw new Fault("conflict", `Cannot create ${path}: file already exists (EEXIST)`);
+    }
+    this.#note(`create ${path}`);
+    this.#store(path, new Uint8Array(0), mode);
+    return {
+      write: async (piece) => {
+        const bytes = piece.slice();
+        this.#mayWrite(`write ${path}`);
+        const file = this.#files.get(path);
+        // Whoever has it open may write to a file that was removed.
+        if (file !== undefined) this.#store(path, Uint8Array.from([...file.bytes, ...bytes]), file.mode);
+      },
+      close: async () => this.#note(`close ${path}`),
+    };
+  }
+
+  async *readPieces(path: string): AsyncGenerator<Uint8Array, void> {
+    const bytes = await this.read(path);
+    if (bytes === undefined) throw new Fault("not-found", `Cannot read ${path}: no such file (ENOENT)`);
+    const pieceBytes = 64 * 1024;
+    for (let at = 0; at < bytes.length; at += pieceBytes) yield bytes.subarray(at, at + pieceBytes);
+  }
+
   async set(path: string, value: string): Promise<void> {
     this.#note(`set ${path} ${JSON.stringify(value)}`);
     this.#store(path, encoder.encode(value), 0o644);
@@ -271,6 +298,10 @@ export class Machine implements System {
 
   log(level: Level, line: string): void {
     this.#note(`log ${level} ${line}`);
+  }
+
+  zoneOffsetMs(): number {
+    return 0;
   }
 
   random(length: number): Uint8Array {
@@ -390,6 +421,7 @@ export class FakeMqtt implements Mqtt {
   /** All that was published while connected. */
   readonly published: { readonly topic: string; readonly payload: string; readonly retain: boolean }[] = [];
   queuedBytes = 0;
+  maxMessageBytes: number;
   closed = false;
   #connected = false;
   readonly #handlers: MqttHandlers;
@@ -397,6 +429,7 @@ export class FakeMqtt implements Mqtt {
 
   constructor(options: MqttOptions, handlers: MqttHandlers, note: (text: string) => void) {
     this.options = options;
+    this.maxMessageBytes = options.maxQueuedBytes;
     this.#handlers = handlers;
     this.#note = note;
     note(`mqtt open ${options.host}:${options.port} ${options.clientId}`);
@@ -420,8 +453,8 @@ export class FakeMqtt implements Mqtt {
   }
 
   /** The broker delivers. */
-  deliver(topic: string, payload: string): void {
-    this.#handlers.onMessage(topic, encoder.encode(payload));
+  deliver(topic: string, payload: string, retained = false): void {
+    this.#handlers.onMessage(topic, encoder.encode(payload), retained);
   }
 
   publish(topic: string, payload: string, options: { retain?: boolean } = {}): boolean {

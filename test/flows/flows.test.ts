@@ -123,6 +123,14 @@ for (const fault of ["kernel", "timeout", "closed", "bug"] as const) {
   });
 }
 
+test("a turn that fails is taken back last change first", async () => {
+  const bench = new Bench();
+  bench.faults.push("kernel");
+  await Promise.all([codeOf(bench.flows.block(1, 2)), codeOf(bench.flows.unblock(1, 2))]);
+  assert.equal(bench.flows.pairs(), []);
+  assert.equal(bench.enforced, []);
+});
+
 test("if the kernel refuses to unblock, the pair stays blocked", async () => {
   const bench = new Bench();
   await bench.flows.block(1, 2);
@@ -260,11 +268,90 @@ test("a new life has the old one's decisions, and pins their nodes", async () =>
   assert.equal([...again.flows.pinned()], [1, 2, 3]);
 });
 
+test("what names a node that is gone can be taken off, and not put on again", async () => {
+  const bench = new Bench();
+  await bench.flows.block(1, 2);
+  await bench.flows.list("block", 2, true);
+  bench.nodes.delete(2);
+  assert.equal(await bench.flows.list("allow", 2, false), { kind: "unknown", id: 2 });
+  assert.equal(await bench.flows.list("block", 2, false), done(true));
+  assert.equal(await bench.flows.unblock(2, 1), done(true));
+  assert.equal(await bench.flows.unblock(2, 1), { kind: "unknown", id: 2 });
+  assert.equal(await bench.flows.block(2, 1), { kind: "unknown", id: 2 });
+  assert.equal([...bench.flows.pinned()], []);
+});
+
+test("split gives decisions back, tells both nodes, and the next commit enforces it", async () => {
+  const bench = new Bench();
+  await bench.flows.block(1, 2);
+  await bench.flows.list("block", 2, true);
+  bench.flows.merge(1, 3);
+  assert.equal(bench.plan().pairs, [[2, 3]]);
+  await bench.flows.block(3, 4);
+  bench.told.length = 0;
+  assert.ok(bench.flows.split(1, 3));
+  assert.equal(bench.plan().pairs, [
+    [1, 2],
+    [1, 4],
+    [3, 4],
+  ]);
+  assert.equal(bench.told, ["1 3"]);
+  assert.not.ok(bench.flows.split(7, 8));
+});
+
+test("merge and split tell of the lists that look different", async () => {
+  const bench = new Bench();
+  await bench.flows.list("block", 1, true);
+  await bench.flows.list("ignore", 3, true);
+  bench.told.length = 0;
+  bench.flows.merge(1, 3);
+  bench.flows.split(1, 3);
+  assert.equal(bench.told, ["3 block ignore", "1 3 block ignore"]);
+});
+
+test("a merge that was undone during a commit that fails stays undone", async () => {
+  const bench = new Bench();
+  await bench.flows.block(1, 2);
+  bench.faults.push("kernel");
+  bench.during = () => {
+    bench.during = () => {};
+    bench.flows.merge(2, 3);
+    bench.flows.split(2, 3);
+  };
+  assert.is(await codeOf(bench.flows.unblock(1, 2)), "kernel");
+  assert.equal(bench.flows.pairs(), [[1, 2]]);
+  assert.equal(bench.enforced, [[1, 2]]);
+});
+
+test("after a crash between two saves, reconcile brings decisions to the nodes that live", async () => {
+  const bench = new Bench();
+  await bench.flows.block(1, 2);
+  bench.flows.merge(2, 3);
+  const state = JSON.parse(JSON.stringify(bench.flows.save()));
+  // The nodes' file is from before the merge.
+  const again = new Bench({}, state);
+  assert.equal(again.flows.pairs(), [[1, 3]]);
+  assert.ok(again.flows.reconcile());
+  assert.equal(again.flows.pairs(), [[1, 2]]);
+  assert.not.ok(again.flows.reconcile());
+});
+
+test("forget makes a merge final", async () => {
+  const bench = new Bench();
+  await bench.flows.block(1, 2);
+  bench.flows.merge(2, 3);
+  assert.ok(bench.flows.forget(2));
+  assert.not.ok(bench.flows.forget(2));
+  assert.not.match(JSON.stringify(bench.flows.save()), "merged");
+  assert.equal(bench.flows.pairs(), [[1, 3]]);
+});
+
 test("whatever is called at once and whatever fails, kernel, disk and memory agree in the end", async () => {
   const call = fc.record({
     one: fc.integer({ min: 1, max: 4 }),
     other: fc.integer({ min: 1, max: 4 }),
-    block: fc.boolean(),
+    kind: fc.constantFrom("block", "unblock", "list", "merge", "split"),
+    on: fc.boolean(),
     pause: fc.boolean(),
   });
   const faults = fc.array(fc.constantFrom("kernel" as const, "storage" as const, undefined), {
@@ -275,17 +362,31 @@ test("whatever is called at once and whatever fails, kernel, disk and memory agr
       const bench = new Bench();
       bench.faults.push(...failing);
       const answers: Promise<unknown>[] = [];
-      for (const { one, other, block, pause } of calls) {
-        answers.push(codeOf(block ? bench.flows.block(one, other) : bench.flows.unblock(one, other)));
+      for (const { one, other, kind, on, pause } of calls) {
+        const lives = (id: number) => bench.nodes.has(id);
+        if (kind === "merge" && one !== other && lives(one) && lives(other)) {
+          bench.nodes.delete(one);
+          for (const [id, into] of bench.aliases) if (into === one) bench.aliases.set(id, other);
+          bench.aliases.set(one, other);
+          bench.flows.merge(one, other);
+        } else if (kind === "split" && bench.aliases.has(one)) {
+          const from = bench.aliases.get(one)!;
+          bench.aliases.delete(one);
+          bench.nodes.add(one);
+          bench.flows.split(one, from);
+        } else if (kind === "list") answers.push(codeOf(bench.flows.list("block", one, on)));
+        else if (kind === "block") answers.push(codeOf(bench.flows.block(one, other)));
+        else if (kind === "unblock") answers.push(codeOf(bench.flows.unblock(one, other)));
         if (pause) await new Promise((resolve) => setImmediate(resolve));
       }
       await Promise.all(answers);
       bench.faults.length = 0;
-      await bench.flows.block(1, 2);
+      await bench.flows.block(8, 9);
       assert.equal(bench.enforced, bench.flows.pairs());
       assert.is(bench.durable, JSON.stringify(bench.flows.save()));
+      for (const id of bench.flows.pinned()) assert.ok(bench.nodes.has(id), `${id} was merged away`);
     }),
-    { numRuns: 100 },
+    { numRuns: 200 },
   );
 });
 

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { type Activity, Ledger, type LedgerLimits } from "../../src/flows/ledger.ts";
+import { type Activity, type FlowRecord, Ledger, type LedgerLimits } from "../../src/flows/ledger.ts";
 
 const limits: LedgerLimits = { maxRecords: 100, maxTraffic: 100, idleMs: 1_800_000 };
 const activity = (given: Partial<Activity> = {}): Activity => ({
@@ -148,6 +148,95 @@ test("merge books the old node's records and traffic on the new one", () => {
       [1, 3, 200],
       [4, 3, 100],
     ],
+  );
+});
+
+test("list gives no more than asked for, count counts all", () => {
+  const ledger = new Ledger(limits);
+  for (let toPort = 1; toPort <= 9; toPort++) ledger.account(activity({ from: toPort % 2, toPort }), true);
+  assert.equal(
+    ledger.list(1, 2).map((each) => each.toPort),
+    [9, 7],
+  );
+  assert.equal(ledger.list(undefined, 0), []);
+  assert.equal([ledger.count(), ledger.count(1), ledger.count(10), ledger.count(77)], [9, 5, 9, 0]);
+});
+
+/** Records as a list of objects, the longest idle first. */
+class PlainLedger {
+  records: FlowRecord[] = [];
+  evicted = 0;
+
+  book(entry: FlowRecord): void {
+    const isSame = (each: FlowRecord) =>
+      (["from", "to", "protocol", "toPort", "icmpType"] as const).every((name) => each[name] === entry[name]);
+    const known = this.records.find(isSame);
+    this.records = this.records.filter((each) => each !== known);
+    if (!known && this.records.length === limits.maxRecords) {
+      this.records.shift();
+      this.evicted++;
+    }
+    this.records.push({
+      ...entry,
+      bytes: entry.bytes + (known?.bytes ?? 0n),
+      packets: entry.packets + (known?.packets ?? 0n),
+      firstAt: Math.min(entry.firstAt, known?.firstAt ?? entry.firstAt),
+      lastAt: Math.max(entry.lastAt, known?.lastAt ?? entry.lastAt),
+    });
+  }
+
+  merge(old: number, id: number): void {
+    const touched = this.records.filter((each) => each.from === old || each.to === old);
+    this.records = this.records.filter((each) => !touched.includes(each));
+    const rename = (node: number) => (node === old ? id : node);
+    for (const each of touched) this.book({ ...each, from: rename(each.from), to: rename(each.to) });
+  }
+
+  expire(now: number): void {
+    while (this.records.length > 0 && now - this.records[0]!.lastAt > limits.idleMs) this.records.shift();
+  }
+}
+
+test("records are those of the plainest ledger, whatever is booked, merged, aged and evicted", () => {
+  const node = fc.integer({ min: 1, max: 6 });
+  const booking = fc.record({
+    from: node,
+    to: node,
+    protocol: fc.constantFrom(1, 6, 255),
+    fromPort: fc.nat(65_535),
+    toPort: fc.constantFrom(0, 1, 65_535),
+    icmpType: fc.constantFrom(0, 255),
+    bytes: fc.maxSafeNat(),
+    packets: fc.nat(),
+  });
+  const step = fc.tuple(
+    fc.constantFrom("book", "book", "book", "merge", "expire"),
+    booking,
+    fc.nat(limits.idleMs / 20),
+  );
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 400 }), fc.integer(), (steps, seed) => {
+      const ledger = new Ledger({ ...limits, seed });
+      const plain = new PlainLedger();
+      let at = 0;
+      for (const [kind, { fromPort, ...entry }, pause] of steps) {
+        at += pause;
+        if (kind === "merge") {
+          ledger.merge(entry.from, entry.to);
+          plain.merge(entry.from, entry.to);
+        } else if (kind === "expire") {
+          ledger.expire(at);
+          plain.expire(at);
+        } else {
+          ledger.account({ ...entry, fromPort, at }, false);
+          const [bytes, packets] = [BigInt(entry.bytes), BigInt(entry.packets)];
+          plain.book({ ...entry, bytes, packets, firstAt: at, lastAt: at });
+        }
+      }
+      assert.equal(ledger.list(), plain.records.reverse());
+      assert.is(ledger.counters.evicted, plain.evicted);
+    }),
+    { numRuns: 60 },
   );
 });
 

@@ -2,7 +2,8 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { Flows, flowMethods, spinMethods } from "../../src/flows/flows.ts";
+import { Flows, flowMethods, listNames, spinMethods } from "../../src/flows/flows.ts";
+import { parseAddress, parsePrefix } from "../../src/lib/address.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { Json, JsonObject } from "../../src/lib/json.ts";
 import { encodeFields, fieldsOf } from "../../src/ubus/blob.ts";
@@ -42,7 +43,7 @@ test("only what changes nothing is readable", () => {
   const { spin, own } = make();
   const access = { ...spin, ...own };
   const reads = Object.keys(access).filter((name) => access[name]!.access === "read");
-  assert.equal(reads, ["get_blockflow", "list"]);
+  assert.equal(reads, ["get_blockflow", "list", "lists"]);
   assert.ok(Object.values(access).every((method) => method.doc.endsWith(".")));
 });
 
@@ -172,6 +173,17 @@ const faults: readonly [method: string, args: Record<string, Json>, code: string
   ["block", { node1: 5, node2: 5 }, "invalid", /both are node 5/],
   ["block", { node1: 42, node2: 4 }, "invalid", /both are node 4/],
   ["list", { node: 99 }, "not-found", /there is no node 99/],
+  ["list_add", { list: "block", node: 99 }, "not-found", /Cannot add to list block: there is no node 99/],
+  ["list_add", { list: "block" }, "invalid", /name a node or an address/],
+  ["list_add", { list: "block", node: 1, address: "10.0.0.1" }, "invalid", /name a node or an address/],
+  ["list_add", { list: "b", node: 1 }, "invalid", /it has to be block, ignore, allow/],
+  ["list_add", { node: 1 }, "invalid", /it has to be block, ignore, allow/],
+  ["list_add", { list: "__proto__", node: 1 }, "invalid", /it has to be block/],
+  ["list_add", { list: "allow", address: "10.0.0.0/33" }, "invalid", /neither an address nor a prefix/],
+  ["list_add", { list: "allow", address: "" }, "invalid", /neither an address nor a prefix/],
+  ["list_remove", { list: "allow", address: "foo" }, "invalid", /Cannot remove from list: that is neither/],
+  ["list_remove", { list: "allow", node: 0 }, "not-found", /there is no node 0/],
+  ["lists", { list: "" }, "invalid", /Cannot show lists: it has to be block, ignore, allow/],
 ];
 
 for (const [method, args, code, message] of faults) {
@@ -218,7 +230,7 @@ test("gatehouse.flows list shows records, the blocked ones marked, and the pairs
       },
     ],
     total: 2,
-    blocked: [{ node1: 3, node2: 4 }],
+    blocked: [{ node1: 3, node2: 4, hits: 0 }],
   });
   const shown = async (args: Record<string, Json>) => {
     const { flows: list, total } = (await call(own, "list", args)) as unknown as {
@@ -240,8 +252,81 @@ test("gatehouse.flows list gives a node's own pairs", async () => {
   assert.equal(await call(own, "list", { node: 42 }), {
     flows: [],
     total: 0,
-    blocked: [{ node1: 3, node2: 4 }],
+    blocked: [{ node1: 3, node2: 4, hits: 0 }],
   });
+});
+
+test("gatehouse.flows list_add and list_remove take nodes, addresses and prefixes", async () => {
+  const { own, call, flows } = make();
+  const add = (args: Record<string, Json>) => call(own, "list_add", { list: "block", ...args });
+  const remove = (args: Record<string, Json>) => call(own, "list_remove", { list: "block", ...args });
+  assert.equal(await add({ node: 42 }), { changed: true });
+  assert.equal(await add({ node: 4 }), { changed: false });
+  assert.equal(await add({ node: 2 }), { changed: true, also_hit: [7, 1] });
+  assert.equal(await add({ address: "10.0.0.0/24" }), { changed: true });
+  assert.equal(await add({ address: "10.0.0.9/24" }), { changed: false });
+  assert.equal(await add({ address: "10.0.0.1" }), { changed: true });
+  assert.equal(await add({ address: "FD00::1" }), { changed: true });
+  assert.equal(await call(own, "lists", { list: "block" }), {
+    block: { nodes: [2, 4], prefixes: ["10.0.0.0/24", "10.0.0.1", "fd00::1"], hits: [] },
+  });
+  assert.equal(await remove({ address: "10.0.0.1" }), { changed: true, still_listed_by: ["10.0.0.0/24"] });
+  assert.equal(await remove({ address: "10.0.0.0/24" }), { changed: true });
+  assert.equal(await remove({ address: "10.0.0.1" }), { changed: false });
+  assert.equal(await remove({ node: 4 }), { changed: true });
+  assert.equal(flows.entries("block"), { nodes: [2], prefixes: ["fd00::1/128"] });
+});
+
+test("gatehouse.flows lists shows all three, and what was hit last first", async () => {
+  const { own, call, flows } = make();
+  await call(own, "list_add", { list: "block", node: 1 });
+  await flows.as("anna").listNet("block", parsePrefix("10.0.0.0/8")!, true);
+  await call(own, "list_add", { list: "ignore", address: "fd00::/8" });
+  const packet = { protocol: 6, fromPort: 1, toPort: 2, bytes: 3, destination: parseAddress("10.1.1.1")! };
+  flows.report({ ...packet, from: 1, to: 3, at: 1_000 });
+  flows.report({ ...packet, from: 5, to: 3, at: 2_500 });
+  assert.equal(await call(own, "lists"), {
+    block: {
+      nodes: [1],
+      prefixes: ["10.0.0.0/8"],
+      hits: [
+        { list: "block", address: "10.0.0.0/8", by: "anna", hits: 2, last_hit: 1_795_228_695 },
+        { list: "block", node: 1, hits: 1, last_hit: 1_795_228_694 },
+      ],
+    },
+    ignore: { nodes: [], prefixes: ["fd00::/8"], hits: [] },
+    allow: { nodes: [], prefixes: [], hits: [] },
+  });
+});
+
+test("gatehouse.flows list shows how often a pair was hit, also after a merge", async () => {
+  const { own, call, flows } = make();
+  await flows.block(3, 4);
+  await flows.block(3, 5);
+  const packet = { protocol: 17, fromPort: 1, toPort: 2, bytes: 3 };
+  flows.report({ ...packet, from: 4, to: 3, at: 1_000 });
+  flows.report({ ...packet, from: 3, to: 4, at: 2_000 });
+  flows.report({ ...packet, from: 3, to: 9, at: 9_000 });
+  const blocked = async () => ((await call(own, "list")) as { blocked: Json }).blocked;
+  assert.equal(await blocked(), [
+    { node1: 3, node2: 4, hits: 2, last_hit: 1_795_228_695 },
+    { node1: 3, node2: 5, hits: 0 },
+  ]);
+  flows.merge(4, 5);
+  flows.report({ ...packet, from: 5, to: 3, at: 3_000 });
+  assert.equal(await blocked(), [{ node1: 3, node2: 5, hits: 3, last_hit: 1_795_228_696 }]);
+});
+
+test("decisions carry the name of the caller that the bus vouches for, of SPIN's callers too", async () => {
+  const { spin, own, flows } = make();
+  const anna = { user: "anna", group: "users" };
+  await spin.blockflow!.call({ node1: 1, node2: 2, block: 1 }, anna);
+  await spin.spindlist!.call({ list: 0, addrem: 0, node: 3 }, anna);
+  await own.block!.call({ node1: 1, node2: 4 }, { user: undefined, group: undefined });
+  assert.equal(
+    [...flows.pairEntries(), ...flows.listEntries("block")].map((each) => each.by),
+    ["anna", "", "anna"],
+  );
 });
 
 test("answers fit into a message of the bus, with as many blocks and records as may be", async () => {
@@ -259,6 +344,36 @@ test("answers fit into a message of the bus, with as many blocks and records as 
   await Promise.all(Array.from({ length: 25_000 }, (_, index) => flows.block(1, index + 2)));
   assert.is(await listed(), 0);
   assert.ok(size(await spin.get_blockflow!.call({}, nobody)) < 1_048_576 - 100);
+});
+
+test("lists fit into a message of the bus one by one, however long; else the answer says so", async () => {
+  const size = (answer: unknown) => encodeFields(fieldsOf(answer as JsonObject)).length;
+  const flows = new Flows({ resolve: (id) => id, commit: async () => {} });
+  const own = flowMethods(flows, { dateOf: (at) => at });
+  const by = "x".repeat(64);
+  for (const list of listNames) {
+    for (let index = 0; index < 10_000; index++) {
+      const text = `2001:db8:1111:2222:3333:4444:5555:${(0x1000 + 2 * index).toString(16)}/127`;
+      void flows.as(by).listNet(list, parsePrefix(text)!, true);
+    }
+  }
+  await flows.as(by).list("block", 2 ** 31 - 1, true);
+  for (let index = 0; index < 10_000; index++) {
+    const destination = parseAddress(
+      `2001:db8:1111:2222:3333:4444:5555:${(0x1000 + 2 * index).toString(16)}`,
+    )!;
+    flows.report({
+      ...{ from: 1, to: 2, destination, protocol: 6, fromPort: 1, toPort: 2, bytes: 3 },
+      at: 2 ** 52,
+    });
+  }
+  for (const list of listNames) {
+    assert.ok(size(await own.lists!.call({ list }, nobody)) < 1_048_576 - 100);
+  }
+  assert.throws(
+    () => own.lists!.call({}, nobody),
+    (thrown: unknown) => thrown instanceof Fault && thrown.code === "limit",
+  );
 });
 
 test.run();

@@ -3,7 +3,9 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { listNames, Policy, pairOf, parsePolicy } from "../../src/flows/policy.ts";
+import { listNames, pairOf } from "../../src/flows/decision.ts";
+import { Policy } from "../../src/flows/policy.ts";
+import { parsePolicy } from "../../src/flows/saved.ts";
 import type { End } from "../../src/kernel/plan.ts";
 import { parseAddress, parseMac } from "../../src/lib/address.ts";
 
@@ -24,9 +26,9 @@ test("set says whether anything changed, and how to take it back", () => {
 test("list says whether anything changed, and how to take it back", () => {
   const policy = new Policy();
   for (const list of listNames) {
-    const undo = policy.list(list, 1, true);
+    const undo = policy.list({ list, member: 1 }, true);
     assert.ok(policy.isListed(list, 1));
-    assert.is(policy.list(list, 1, true), undefined);
+    assert.is(policy.list({ list, member: 1 }, true), undefined);
     undo!();
     assert.equal(policy.listed(list), []);
   }
@@ -35,9 +37,9 @@ test("list says whether anything changed, and how to take it back", () => {
 test("plan names each node once, pairs in order, and only nodes that take part", () => {
   const policy = new Policy();
   for (const pair of [pairOf(10, 9), pairOf(3, 9), pairOf(9, 3)]) policy.set(pair, true);
-  policy.list("block", 4, true);
-  policy.list("allow", 9, true);
-  policy.list("ignore", 7, true);
+  policy.list({ list: "block", member: 4 }, true);
+  policy.list({ list: "allow", member: 9 }, true);
+  policy.list({ list: "ignore", member: 7 }, true);
   assert.equal(policy.plan(end), {
     ends: [3, 4, 9, 10].map(end),
     pairs: [
@@ -53,7 +55,7 @@ test("plan leaves out nodes that nothing can match, and their pairs, and the dec
   const policy = new Policy();
   policy.set([1, 2], true);
   policy.set([2, 3], true);
-  policy.list("block", 1, true);
+  policy.list({ list: "block", member: 1 }, true);
   const bare = (id: number) => (id === 1 ? { id, addresses: [], macs: [] } : end(id));
   assert.equal(policy.plan(bare), { ends: [end(2), end(3)], pairs: [[2, 3]], barred: [], exempt: [] });
   const gone = (id: number) => (id === 1 ? undefined : end(id));
@@ -67,8 +69,8 @@ test("plan leaves out nodes that nothing can match, and their pairs, and the dec
 test("merge carries pairs and lists over, and reports a pair that became one node", () => {
   const policy = new Policy();
   for (const pair of [pairOf(1, 2), pairOf(2, 3), pairOf(2, 9), pairOf(3, 9)]) policy.set(pair, true);
-  policy.list("block", 2, true);
-  policy.list("allow", 3, true);
+  policy.list({ list: "block", member: 2 }, true);
+  policy.list({ list: "allow", member: 3 }, true);
   assert.equal(policy.merge(2, 3), { changed: true, dropped: [[2, 3]] });
   assert.equal(policy.pairs(), [
     [1, 3],
@@ -84,7 +86,7 @@ test("pinned is every node that a decision names", () => {
   const policy = new Policy();
   policy.set([1, 2], true);
   policy.set([2, 3], true);
-  for (const [index, list] of listNames.entries()) policy.list(list, 10 + index, true);
+  for (const [index, list] of listNames.entries()) policy.list({ list, member: 10 + index }, true);
   assert.equal(
     [...policy.pinned()].sort((a, b) => a - b),
     [1, 2, 3, 10, 11, 12],
@@ -105,7 +107,7 @@ test("what is saved is read back the same", () => {
     fc.property(decisions, (rows) => {
       const policy = new Policy();
       for (const [one, other, kind, on] of rows) {
-        if (kind !== "pair") policy.list(kind, one, on);
+        if (kind !== "pair") policy.list({ list: kind, member: one }, on);
         else if (one !== other) policy.set(pairOf(one, other), on);
       }
       const text = JSON.stringify(policy.save());
@@ -121,7 +123,7 @@ test("after any merges no pair is of one node or in the wrong order, and no merg
     fc.property(decisions, fc.array(fc.tuple(fc.nat(7), fc.nat(7))), (rows, merges) => {
       const policy = new Policy();
       for (const [one, other, kind, on] of rows) {
-        if (kind !== "pair") policy.list(kind, one, on);
+        if (kind !== "pair") policy.list({ list: kind, member: one }, on);
         else if (one !== other) policy.set(pairOf(one, other), on);
       }
       const gone = new Set<number>();

@@ -4,11 +4,12 @@ import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type Connection, connectionStatus } from "../../src/kernel/connection.ts";
-import { blockedBy, type Dispatch, dispatchOf } from "../../src/kernel/dispatch.ts";
+import { type Dispatch, dispatchOf } from "../../src/kernel/dispatch.ts";
 import { entriesToCut } from "../../src/kernel/entries.ts";
+import { blockedBy } from "../../src/kernel/explain.ts";
 import type { Plan } from "../../src/kernel/plan.ts";
-import { type Address, familyOf } from "../../src/lib/address.ts";
-import { anyPlan, end, plan, pool } from "./plans.ts";
+import { type Address, contains, familyOf, type Prefix } from "../../src/lib/address.ts";
+import { anyPlan, end, nets, plan, pool } from "./plans.ts";
 
 const keepersOf = (given: Plan) =>
   dispatchOf(given).keepers.map(({ id, partners }) => `${id}: ${[...partners[4], ...partners[6]].join(" ")}`);
@@ -112,12 +113,14 @@ test("dispatchOf: nothing but an address gets into rules, whatever a caller forg
 });
 
 /** What the sets of a dispatch say of two addresses: the meaning that both back ends render. */
-function droppedBy({ keepers, barred, exempt }: Dispatch) {
+function droppedBy({ keepers, barred, exempt, barredNets, exemptNets }: Dispatch) {
   return (source: Address, destination: Address): boolean => {
     const family = familyOf(source);
     const either = (names: ReadonlySet<Address>) => names.has(source) || names.has(destination);
-    if (either(exempt[family])) return false;
-    if (either(barred[family])) return true;
+    const inside = (list: readonly Prefix[]) =>
+      list.some((net) => contains(net, source) || contains(net, destination));
+    if (either(exempt[family]) || inside(exemptNets[family])) return false;
+    if (either(barred[family]) || inside(barredNets[family])) return true;
     return keepers.some(
       ({ own, partners }) =>
         (own[family].has(source) && partners[family].has(destination)) ||
@@ -157,6 +160,8 @@ test("blockedBy: rows", () => {
     ],
     barred: [4, 5],
     exempt: [5],
+    barredNets: nets("203.0.113.0/24 fd99::/16"),
+    exemptNets: nets("203.0.113.128/25 10.0.0.128/25"),
   });
   const blocked = blockedBy(given);
   const rows: [string, string, boolean][] = [
@@ -170,10 +175,51 @@ test("blockedBy: rows", () => {
     ["10.0.0.5", "10.0.0.1", false],
     ["10.0.0.5", "10.0.0.4", false],
     ["192.0.2.1", "192.0.2.2", false],
+    ["192.0.2.1", "203.0.113.2", true],
+    ["203.0.113.2", "192.0.2.1", true],
+    ["203.0.113.2", "203.0.113.200", false],
+    ["192.0.2.1", "203.0.113.200", false],
+    ["fd00::1", "fd99::7", true],
+    ["10.0.0.4", "10.0.0.129", false],
+    ["10.0.0.5", "203.0.113.2", false],
   ];
   for (const [source, destination, is] of rows) {
     assert.is(blocked(source as Address, destination as Address), is, `${source} ${destination}`);
   }
+});
+
+test("dispatchOf: nets that lie in others are left out, those of one address go with the addresses", () => {
+  const { barred, barredNets, blocks } = dispatchOf(
+    plan({
+      ends: [end(1, "10.0.0.1")],
+      barred: [1],
+      barredNets: nets(
+        "192.0.2.0/24 192.0.2.0/25 192.0.2.7/32 192.0.2.0/24 192.0.3.0/24 203.0.113.9/32 2001:db8::/33 2001:db8::/32 fd00::1/128",
+      ),
+    }),
+  );
+  assert.equal([...barred[4], ...barred[6]], ["10.0.0.1", "203.0.113.9", "fd00::1"]);
+  assert.equal([...barredNets[4], ...barredNets[6]], nets("192.0.2.0/24 192.0.3.0/24 2001:db8::/32"));
+  assert.ok(blocks);
+  const all = dispatchOf(plan({ barredNets: nets("10.0.0.0/8 0.0.0.0/0 ::/0 fd00::/8") }));
+  assert.equal([...all.barredNets[4], ...all.barredNets[6]], nets("0.0.0.0/0 ::/0"));
+  assert.not.ok(dispatchOf(plan({ exemptNets: nets("10.0.0.0/8") })).blocks);
+});
+
+test("dispatchOf: nothing but a prefix gets into rules, whatever a caller forged", () => {
+  for (const text of [
+    "10.0.0.1/8",
+    "10.0.0.0",
+    "10.0.0.0/33",
+    "::/129",
+    "x",
+    "",
+    "10.0.0.0/8 }",
+    "::/0/0",
+    "10.0.0.0/08",
+  ])
+    for (const list of ["barredNets", "exemptNets"])
+      assert.throws(() => dispatchOf(plan({ [list]: [text] })), TypeError, text);
 });
 
 const tuple = (source: string, destination: string) => ({

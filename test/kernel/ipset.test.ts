@@ -3,11 +3,11 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { dispatchOf } from "../../src/kernel/dispatch.ts";
-import { chainPrefix, setPrefix, type XtRules, xtRules } from "../../src/kernel/ipsetrules.ts";
+import { chainPrefix, entrances, setPrefix, type XtRules, xtRules } from "../../src/kernel/ipsetrules.ts";
 import {
   nothing,
   parseCounts,
+  parseDropped,
   parseRules,
   parseSets,
   placedJumps,
@@ -20,13 +20,13 @@ import {
   setDifferences,
 } from "../../src/kernel/ipsettext.ts";
 import type { Owner, Plan } from "../../src/kernel/plan.ts";
-import { anyPlan, end, matchesGolden, plan, show } from "./plans.ts";
+import { anyPlan, end, matchesGolden, nets, orderOf, plan, show } from "./plans.ts";
 
 const prefix = chainPrefix("flows");
 
 function rulesOf(given: Plan, owner: Owner = "flows"): XtRules {
-  const options = { owner, lanDevices: ["br-lan"] };
-  return xtRules(dispatchOf(given), given.tap ? { ...options, tapGroup: given.tap.group } : options);
+  const { dispatch, ...options } = orderOf(given);
+  return xtRules(dispatch, { owner, lanDevices: ["br-lan"], ...options });
 }
 
 const laptop = end(4, "10.0.0.4 fd00::4", "02:00:00:00:00:04");
@@ -40,6 +40,22 @@ const pages: [string, Plan, Plan?][] = [
   ["barred", plan({ ends, barred: [5], exempt: [9, 4], tap: { group: 7 } })],
   ["tree", plan({ ends: [...crowd, web], pairs: crowd.map(({ id }) => [id, 9] as const) })],
   ["move", plan({ ends, pairs: [[4, 9]] }), plan({ ends, pairs: [[5, 9]], tap: { group: 1 } })],
+  [
+    "nets",
+    plan({
+      ends,
+      barred: [5],
+      barredNets: nets("203.0.113.0/24 203.0.113.0/26 192.0.2.7/32 ::/0"),
+      exemptNets: nets("203.0.113.128/25"),
+    }),
+    plan({
+      ends,
+      barred: [5],
+      barredNets: nets("203.0.113.0/25 192.0.2.7/32 ::/0"),
+      exemptNets: nets("203.0.113.128/25"),
+    }),
+  ],
+  ["report", plan({ ends, pairs: [[4, 9]], report: { group: 8 }, tap: { group: 7, hold: { queue: 3 } } })],
 ];
 
 for (const [title, before, after] of pages) {
@@ -151,7 +167,7 @@ test("parseRules: our jump counts as first below other jumps of gatehouse, not b
       `*filter\n:FORWARD ACCEPT [0:0]\n:gatehouse-flows-fwd - [0:0]\n${rules}`,
       prefix,
     );
-    return jumps.get("FORWARD");
+    return jumps.get(entrances[0]!);
   };
   const ours = "-A FORWARD -j gatehouse-flows-fwd\n";
   assert.equal(jumps(ours), { count: 1, first: true });
@@ -166,7 +182,7 @@ test("renderRules: a jump that is there twice or too low is put right, and nothi
   const { chains } = rulesOf(plan({ tap: { group: 1 } }));
   const present = (count: number, first: boolean) => ({
     chains: chains[4],
-    jumps: new Map([...placedJumps(prefix, chains[4]), ["FORWARD", { count, first }]] as const),
+    jumps: new Map([...placedJumps(prefix, chains[4]), [entrances[0]!, { count, first }]] as const),
   });
   assert.is(renderRules(prefix, present(1, true), chains[4]), "");
   const jump = "FORWARD -j gatehouse-flows-fwd";
@@ -175,6 +191,39 @@ test("renderRules: a jump that is there twice or too low is put right, and nothi
     renderRules(prefix, present(2, true), chains[4]),
     `*filter\n-D ${jump}\n-D ${jump}\n-I ${jump}\nCOMMIT\n`,
   );
+});
+
+test("renderRules: what waits does so in table mangle, and both tables are read back", () => {
+  const { chains } = rulesOf(plan({ tap: { group: 1, hold: { queue: 2 } } }));
+  const text = renderRules(prefix, nothing, chains[4]);
+  assert.match(
+    text,
+    /^\*filter\n(?:[^*].*\n)*COMMIT\n\*mangle\n:gatehouse-flows-hold - \[0:0\]\n-I FORWARD /,
+  );
+  assert.is(text.split("*mangle")[0]!.includes("NFQUEUE"), false);
+  const saved = text.replaceAll("-I ", "-A ");
+  const present = parseRules(saved, prefix);
+  assert.equal(ruleDifferences(prefix, present, chains[4]), []);
+  assert.is(renderRules(prefix, present, chains[4]), "");
+  const tapped = rulesOf(plan({ tap: { group: 1 } })).chains[4];
+  assert.match(
+    renderRules(prefix, present, tapped),
+    /\*mangle\n:gatehouse-flows-hold - \[0:0\]\n-D FORWARD \S+ gatehouse-flows-hold\n-D OUTPUT \S+ gatehouse-flows-hold\n-X gatehouse-flows-hold\nCOMMIT\n$/,
+  );
+  // The same names in tables where they are not ours are not read as ours.
+  assert.is(parseRules(saved.replace("*mangle", "*nat"), prefix).chains.has("gatehouse-flows-hold"), false);
+});
+
+test("parseDropped: the packets of our last rule alone", () => {
+  const text = [
+    "*filter",
+    "[7:90] -A gatehouse-flows-end -m set --match-set x src -j RETURN",
+    '[12:900] -A gatehouse-flows-end -m comment --comment "gatehouse 1: blocked" -j DROP',
+    "[5:9] -A gatehouse-nodes-end -j DROP",
+    "[99999999999999999999:9] -A FORWARD -j DROP",
+  ].join("\n");
+  assert.is(parseDropped(text, prefix), 12n);
+  assert.is(parseDropped("", prefix), 0n);
 });
 
 test("parseCounts: numbers of entries of our sets, undefined where ipset does not tell", () => {

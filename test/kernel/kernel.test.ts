@@ -1,6 +1,6 @@
 /** The door to the kernel, with both back ends: what it sends, keeps, repairs, takes over and leaves alone. */
 
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { suite, test } from "uvu";
 import * as assert from "uvu/assert";
@@ -124,6 +124,7 @@ for (const backend of ["nft", "ipset"] as const) {
             "nft flush set inet gatehouse_flows P1V4",
             "nft insert rule inet gatehouse_flows forward accept",
             "nft add element inet gatehouse_flows partners6 { ::1 }",
+            "nft flush chain bridge gatehouse_flows output",
           ]
         : [
             "iptables -F",
@@ -216,6 +217,42 @@ for (const backend of ["nft", "ipset"] as const) {
     await kernel.apply("flows", laptopWeb, { durable: false });
     await kernel.verify();
     assert.is(textsOf(backend), first);
+  });
+
+  it("boot texts are read once, and one that was damaged or lost before the start is written anew", async () => {
+    let read: string[] = [];
+    const written: string[] = [];
+    const machine: System = {
+      ...system,
+      read: (path, maxBytes) => {
+        if (path.startsWith(stateOf(backend))) read.push(path);
+        return system.read(path, maxBytes);
+      },
+      replace: (path, content, options) => {
+        written.push(path);
+        return system.replace(path, content, options);
+      },
+    };
+    const first = await open(backend, machine);
+    await first.apply("flows", laptopWeb);
+    const right = textsOf(backend);
+    const files = written.length;
+    read = [];
+    await first.apply("flows", plan({ ends, pairs: [[2, 4]] }));
+    await first.apply("flows", laptopWeb);
+    assert.equal(read, []);
+    first.close();
+    const [damaged, lost] = [`flows.${backend}`, `flows.${backend}.copy`].map((each) =>
+      join(stateOf(backend), each),
+    );
+    writeFileSync(damaged!, "cut");
+    rmSync(lost!);
+    written.length = 0;
+    const second = await open(backend, machine);
+    await second.apply("flows", laptopWeb);
+    assert.is(textsOf(backend), right);
+    assert.equal(written.sort(), [damaged, lost]);
+    assert.is(read.length, files);
   });
 
   it("a cut boot text is replaced by its copy", async () => {

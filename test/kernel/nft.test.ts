@@ -3,22 +3,25 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { dispatchOf } from "../../src/kernel/dispatch.ts";
-import { type NftTable, nftTable } from "../../src/kernel/nftrules.ts";
-import { differences, parseTable, renderChange, renderTable } from "../../src/kernel/nfttext.ts";
+import { egressTable } from "../../src/kernel/egress.ts";
+import { type NftTable, nftTable, type TableFamily } from "../../src/kernel/nftrules.ts";
+import {
+  differences,
+  parseDropped,
+  parseTable,
+  renderChange,
+  renderTable,
+} from "../../src/kernel/nfttext.ts";
 import type { Plan } from "../../src/kernel/plan.ts";
-import { anyPlan, end, matchesGolden, plan, show } from "./plans.ts";
+import { anyPlan, end, matchesGolden, nets, orderOf, plan, show } from "./plans.ts";
 
 const name = "inet gatehouse_flows";
 const lanDevices = ["br-lan"];
 
-function tableOf(
-  given: Plan,
-  family: "inet" | "bridge" = "inet",
-  devices = lanDevices,
-): NftTable | undefined {
-  const options = given.tap ? { lanDevices: devices, tapGroup: given.tap.group } : { lanDevices: devices };
-  return nftTable(family, dispatchOf(given), options);
+function tableOf(given: Plan, family: TableFamily = "inet", devices = lanDevices): NftTable | undefined {
+  const { dispatch, ...options } = orderOf(given);
+  if (family === "netdev") return egressTable(dispatch, devices);
+  return nftTable(family, dispatch, { lanDevices: devices, ...options });
 }
 
 const laptop = end(4, "10.0.0.4 fd00::4", "02:00:00:00:00:04");
@@ -56,16 +59,34 @@ const pages: [string, Plan, Plan?][] = [
     plan({ ends, pairs: [[4, 9]] }),
     plan({ ends: [laptop, camera, end(9, "198.51.100.10 2001:db8::9")], pairs: [[5, 9]], barred: [4] }),
   ],
+  [
+    "nets",
+    plan({
+      ends,
+      barred: [5],
+      barredNets: nets("203.0.113.0/24 203.0.113.0/26 192.0.2.7/32 fd99::/16"),
+      exemptNets: nets("203.0.113.128/25"),
+    }),
+    plan({
+      ends,
+      barred: [5],
+      barredNets: nets("203.0.113.0/25 192.0.2.7/32 fd99::/16"),
+      exemptNets: nets("203.0.113.128/25"),
+    }),
+  ],
+  ["report", plan({ ends, pairs: [[4, 9]], report: { group: 8 }, tap: { group: 7, hold: { queue: 3 } } })],
 ];
 
 for (const [title, before, after] of pages) {
   test(`a page on ${title}`, () => {
     const parts = [`── plan\n${show(before)}`];
     if (after) parts.push(`── then\n${show(after)}`);
-    for (const family of ["inet", "bridge"] as const) {
-      const [from, to] = [tableOf(before, family)!, after && tableOf(after, family)];
+    for (const family of ["inet", "bridge", "netdev"] as const) {
+      const [from, to] = [tableOf(before, family), after && tableOf(after, family)];
       const full = `${family} gatehouse_flows`;
-      parts.push(`── ${family}\n${after ? renderChange(full, from, to) : renderTable(full, from)}`);
+      parts.push(
+        `── ${family}\n${after ? renderChange(full, from, to) : from ? renderTable(full, from) : ""}`,
+      );
     }
     matchesGolden(`nft-${title}.txt`, parts.join("\n"));
   });
@@ -117,14 +138,17 @@ function listed({ sets, chains }: NftTable): string {
   const objects: object[] = [
     { metainfo: { json_schema_version: 1 } },
     { table: { family: "inet", name: "x" } },
+    { counter: { family: "inet", table: "x", name: "dropped", handle: 1, packets: 7, bytes: 900 } },
   ];
-  for (const [chain, { hook }] of chains) {
-    const base = hook ? { hook, type: "filter", prio: -5, policy: "accept" } : {};
+  for (const [chain, { hook, late }] of chains) {
+    const base = hook ? { hook, type: "filter", prio: late ? -4 : -5, policy: "accept" } : {};
     objects.push({ chain: { family: "inet", table: "x", name: chain, handle: 1, ...base } });
   }
-  for (const [set, { type, map, elements }] of sets) {
+  for (const [set, { type, map, interval, elements }] of sets) {
     const elem = [...elements].map(([key, verdict]) => {
-      const shown = key.includes(" . ") ? { concat: key.split(" . ") } : key;
+      const [addr, len] = key.split("/");
+      const net = len === undefined ? key : { prefix: { addr, len: Number(len) } };
+      const shown = key.includes(" . ") ? { concat: key.split(" . ") } : net;
       const [verb, target] = verdict.split(" ");
       return map ? [shown, { [verb!]: { target } }] : shown;
     });
@@ -133,6 +157,7 @@ function listed({ sets, chains }: NftTable): string {
       table: "x",
       name: set,
       type: type.includes(" . ") ? type.split(" . ") : type,
+      ...(interval ? { flags: ["interval"] } : {}),
     };
     objects.push(map ? { map: { ...body, map: "verdict", elem } } : { set: { ...body, elem } });
   }
@@ -159,8 +184,11 @@ test("parseTable: reads back what was made, and sees every difference between tw
 test("parseTable: what is not made like ours is undefined, what is no list is a SyntaxError", () => {
   const item = (object: object) => JSON.stringify({ nftables: [object] });
   const strange = [
-    item({ set: { name: "P1V4", type: "ipv4_addr", flags: ["interval"], elem: [] } }),
-    item({ set: { name: "P1V4", type: "ipv4_addr", elem: [{ prefix: { addr: "10.0.0.0", len: 8 } }] } }),
+    item({ set: { name: "P1V4", type: "ipv4_addr", flags: ["timeout"], elem: [] } }),
+    item({ set: { name: "P1V4", type: "ipv4_addr", flags: ["interval", "timeout"], elem: [] } }),
+    item({ set: { name: "P1V4", type: "ipv4_addr", elem: [{ prefix: { addr: "}", len: 8 } }] } }),
+    item({ set: { name: "P1V4", type: "ipv4_addr", elem: [{ range: ["10.0.0.1", "x"] }] } }),
+    item({ set: { name: "P1V4", type: "ipv4_addr", elem: [{ range: { 0: "10.0.0.1" } }] } }),
     item({ map: { name: "from4", type: "ipv4_addr", map: "mark", elem: [] } }),
     item({ map: { name: "from4", type: "ipv4_addr", map: "verdict", elem: [["10.0.0.1", { drop: null }]] } }),
     item({ map: { name: "from4", type: "ipv4_addr", map: "verdict", elem: ["10.0.0.1"] } }),
@@ -180,6 +208,62 @@ test("parseTable: what is not made like ours is undefined, what is no list is a 
       text,
     );
   }
+});
+
+test("parseTable: nets, ranges and flags as versions of nft print them; a set of another kind is a difference", () => {
+  const read = (flags: unknown, elem: unknown[]) => {
+    const set = { name: "barredNets4", type: "ipv4_addr", flags, elem };
+    return parseTable(JSON.stringify({ nftables: [{ set }] }))!;
+  };
+  const elem = [{ prefix: { addr: "10.0.0.0", len: 8 } }, "192.0.2.1", { range: ["192.0.2.4", "192.0.2.9"] }];
+  for (const flags of [["interval"], "interval"]) {
+    const { interval, elements } = read(flags, elem).sets.get("barredNets4")!;
+    assert.ok(interval);
+    assert.equal([...elements.keys()], ["10.0.0.0/8", "192.0.2.1", "192.0.2.4-192.0.2.9"]);
+  }
+  const [plain, nets] = [read(undefined, []), read(["interval"], [])];
+  assert.equal(differences(plain, nets), ["set barredNets4 was made otherwise"]);
+  assert.match(renderChange(name, plain, nets), "delete table");
+});
+
+test("parseDropped: what our counters have counted, by table", () => {
+  const counter = { family: "inet", table: "gatehouse_flows", name: "dropped", packets: 7, bytes: 900 };
+  const list = [{ counter }, { counter: { ...counter, family: "bridge", packets: 2 } }];
+  const others = [
+    { counter: { ...counter, name: "x" } },
+    { counter: { ...counter, table: "y", packets: -1 } },
+    {},
+  ];
+  assert.equal(
+    [...parseDropped(JSON.stringify({ nftables: [{ metainfo: {} }, ...list, ...others] }))],
+    [
+      ["inet gatehouse_flows", 7n],
+      ["bridge gatehouse_flows", 2n],
+    ],
+  );
+  assert.is(parseDropped("[]").size, 0);
+  assert.throws(
+    () => parseDropped("{"),
+    (error: unknown) => error instanceof SyntaxError,
+  );
+});
+
+test("nftTable: without nets and report no packet is looked at for them; what may wait does so in later chains", () => {
+  const table = tableOf(plan({ ends, pairs: [[4, 9]], barred: [5] }))!;
+  const text = renderTable(name, table);
+  for (const word of ["interval", "log ", "limit rate", "queue"]) assert.not.match(text, word);
+  const held = tableOf(plan({ tap: { group: 1, hold: { queue: 2 } } }))!;
+  assert.not.match(
+    held.chains
+      .get("forward")!
+      .rules.map((each) => each.text)
+      .join(),
+    "udp sport",
+  );
+  assert.match(
+    renderTable(name, held),
+    /forward priority filter - 4; policy accept;\n\t\tudp sport 53 queue num 2 bypass/,
+  );
 });
 
 test("parseTable: no bytes make it fail in another way", () => {

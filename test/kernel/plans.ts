@@ -4,8 +4,17 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import * as assert from "uvu/assert";
+import { dispatchOf } from "../../src/kernel/dispatch.ts";
+import type { Order } from "../../src/kernel/enforcer.ts";
 import type { End, Plan } from "../../src/kernel/plan.ts";
-import { type Address, type Mac, parseAddress, parseMac } from "../../src/lib/address.ts";
+import {
+  type Address,
+  type Mac,
+  type Prefix,
+  parseAddress,
+  parseMac,
+  parsePrefix,
+} from "../../src/lib/address.ts";
 
 /** `end(4, "10.0.0.4 fd00::4", "02:00:00:00:00:04")`. */
 export function end(id: number, addresses: string, macs = ""): End {
@@ -17,6 +26,11 @@ export function end(id: number, addresses: string, macs = ""): End {
   };
 }
 
+/** `nets("10.0.0.0/8 fd00::/8")`. */
+export function nets(prefixes: string): Prefix[] {
+  return prefixes.split(" ").map((each) => parsePrefix(each) as Prefix);
+}
+
 export function plan(parts: Partial<Plan>): Plan {
   return { ends: [], pairs: [], barred: [], exempt: [], ...parts };
 }
@@ -26,6 +40,18 @@ export const pool = {
   4: Array.from({ length: 7 }, (_, at) => parseAddress(`10.66.0.${at + 1}`) as Address),
   6: Array.from({ length: 7 }, (_, at) => parseAddress(`fd66::${at + 1}`) as Address),
 };
+
+/** Nets around addresses of the pool, in each other, side by side, and beside it. */
+const anyNets = fc.oneof(
+  { weight: 3, arbitrary: fc.constant([]) },
+  fc.array(
+    fc.constantFrom(
+      ...nets("10.66.0.0/30 10.66.0.4/31 10.66.0.6/31 10.66.0.4/32 10.66.0.2/31 10.66.0.0/24 192.0.2.0/24"),
+      ...nets("fd66::/126 fd66::4/127 fd66::6/127 fd66::5/128 fd66::/64 fd66::2/127 2001:db8::/32"),
+    ),
+    { maxLength: 3 },
+  ),
+);
 
 /** Plans of up to `count` nodes with ids far and near, some with MACs, some without any address. */
 export function anyPlan(count = 12): fc.Arbitrary<Plan> {
@@ -59,6 +85,8 @@ export function anyPlan(count = 12): fc.Arbitrary<Plan> {
         { weight: 3, arbitrary: fc.constant([]) },
         fc.subarray(list, { maxLength: Math.min(2, list.length) }),
       ),
+      barredNets: anyNets,
+      exemptNets: anyNets,
     }),
   );
 }
@@ -66,6 +94,16 @@ export function anyPlan(count = 12): fc.Arbitrary<Plan> {
 function pairsOf(ids: readonly number[]): (readonly [number, number])[] {
   const sorted = [...ids].sort((a, b) => a - b);
   return sorted.flatMap((low, at) => sorted.slice(at + 1).map((high) => [low, high] as const));
+}
+
+/** A plan as a back end gets it. */
+export function orderOf(given: Plan): Order {
+  const { tap, report } = given;
+  return {
+    dispatch: dispatchOf(given),
+    ...(tap ? { tap: { group: tap.group, ...(tap.hold ? { queue: tap.hold.queue } : {}) } } : {}),
+    ...(report ? { reportGroup: report.group } : {}),
+  };
 }
 
 /** Compares with test/kernel/golden/`name`; GOLDEN=write makes the file anew, to be read before it is kept. */
@@ -77,11 +115,15 @@ export function matchesGolden(name: string, text: string): void {
 }
 
 /** A plan as the page shows it. */
-export function show({ ends, pairs, barred, exempt, tap }: Plan): string {
+export function show(given: Plan): string {
+  const { ends, pairs, barred, exempt, barredNets = [], exemptNets = [], tap, report } = given;
   const lines = ends.map(({ id, addresses, macs }) => `node ${id}: ${[...addresses, ...macs].join(" ")}`);
   if (pairs.length > 0) lines.push(`pairs: ${pairs.map((pair) => pair.join("-")).join(" ")}`);
   if (barred.length > 0) lines.push(`barred: ${barred.join(" ")}`);
   if (exempt.length > 0) lines.push(`exempt: ${exempt.join(" ")}`);
-  if (tap) lines.push(`tap: group ${tap.group}`);
+  if (barredNets.length > 0) lines.push(`barred nets: ${barredNets.join(" ")}`);
+  if (exemptNets.length > 0) lines.push(`exempt nets: ${exemptNets.join(" ")}`);
+  if (tap) lines.push(`tap: group ${tap.group}${tap.hold ? `, answers in queue ${tap.hold.queue}` : ""}`);
+  if (report) lines.push(`report: group ${report.group}`);
   return `${lines.join("\n")}\n`;
 }

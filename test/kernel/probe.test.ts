@@ -6,7 +6,13 @@ import { chooseBackend, openEnforcer, type Surroundings } from "../../src/kernel
 import { Fault } from "../../src/lib/fault.ts";
 import { Machine } from "../fake/machine.ts";
 
-const all: Surroundings = { nft: true, nftBridge: true, ipset: true, iptables: { 4: true, 6: true } };
+const all: Surroundings = {
+  nft: true,
+  nftBridge: true,
+  nftEgress: true,
+  ipset: true,
+  iptables: { 4: true, 6: true },
+};
 const no = "no such program";
 
 const rows: [string, "auto" | "nft" | "ipset", Surroundings, "nft" | "ipset" | undefined][] = [
@@ -38,12 +44,13 @@ for (const [title, wanted, around, expected] of rows) {
 test("openEnforcer: one line of the log says what was chosen and why; what is missing is a limit", async () => {
   const machine = new Machine();
   machine.script(["nft"], (_, input) =>
-    input.includes("bridge") ? { status: 1, stderr: "Not supported" } : {},
+    /bridge|netdev/.test(input) ? { status: 1, stderr: "Not supported" } : {},
   );
   const enforcer = await openEnforcer(machine, "auto", ["br-lan"]);
   assert.is(enforcer.name, "nft");
-  assert.is(enforcer.limits.length, 1);
-  assert.match(enforcer.limits[0]!, /bridge/);
+  assert.is(enforcer.limits.length, 2);
+  assert.match(enforcer.limits[0]!, /bridge tables/);
+  assert.match(enforcer.limits[1]!, /egress hooks/);
   assert.is(
     machine.journal.filter((line) => line.includes("Rules are made with nft: nft works here")).length,
     1,

@@ -53,6 +53,9 @@ async function tryPlans(backend: Backend, sockets: readonly Map<Address, Socket>
       for (const [source, socket] of each) {
         for (const destination of each.keys()) {
           const dropped = await isDropped(socket, destination);
+          const told = kernel.explain("flows", { source, destination });
+          assert.is(told.verdict === "drop", dropped, `explained: ${source} ${destination}\n${show(plan)}`);
+          assert.ok(told.reasons.every(({ kind, places }) => kind === "exempt" || places.length > 0));
           assert.is(
             dropped,
             blocked(source, destination),

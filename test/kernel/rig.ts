@@ -34,8 +34,10 @@ export const shown = {
   ipset: async () => {
     const parts = await Promise.all([
       sh("ipset save"),
-      sh("iptables-save -t filter"),
-      sh("ip6tables-save -t filter"),
+      ...["filter", "mangle"].flatMap((table) => [
+        sh(`iptables-save -t ${table}`),
+        sh(`ip6tables-save -t ${table}`),
+      ]),
     ]);
     // Entries come in the order of their hashes, counters and dates are of no interest.
     const clean = (text: string) =>
@@ -43,7 +45,7 @@ export const shown = {
         .replace(/^#.*\n/gm, "")
         .replace(/ \[\d+:\d+\]/g, "")
         .replace(/ initval \S+/g, "");
-    return [...clean(parts[0]).split("\n").sort(), ...parts.slice(1).map(clean)].join("\n");
+    return [...clean(parts[0]!).split("\n").sort(), ...parts.slice(1).map(clean)].join("\n");
   },
 };
 
@@ -70,8 +72,10 @@ export async function wipe(): Promise<Street> {
   }
   await sh("nft flush ruleset");
   for (const tool of ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"]) {
-    await sh(`${tool} -F`);
-    await sh(`${tool} -X`);
+    for (const table of ["filter", "mangle"]) {
+      await sh(`${tool} -t ${table} -F`);
+      await sh(`${tool} -t ${table} -X`);
+    }
   }
   await eventually("sets free of rules", () =>
     sh("ipset destroy").then(

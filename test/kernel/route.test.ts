@@ -1,4 +1,4 @@
-/** Following interfaces, addresses and neighbours on the real kernel. */
+/** Following interfaces, addresses, neighbours and gateways on the real kernel. */
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
@@ -42,6 +42,21 @@ async function watch(options: RouteOptions = {}) {
     for (const entry of kept) assert.ok([...told.values()].includes(entry));
   };
   return { route, lines, consistent };
+}
+
+/** A watch of gateways: what `onRoutes` told, as the gateways of each time. */
+async function watchHops(options: RouteOptions = {}) {
+  const told: (Address | undefined)[][] = [];
+  const route = await watchRoute(
+    system,
+    {
+      onRoutes: (routes) => void told.push(routes.flatMap(({ hops }) => hops.map(({ gateway }) => gateway))),
+      onFault: (fault) => assert.unreachable(fault.message),
+    },
+    options,
+  );
+  watches.push(route);
+  return { route, told };
 }
 
 const found = (route: RouteWatch, device: string, address: string): Neighbour | undefined =>
@@ -263,6 +278,98 @@ test("watchRoute keeps no more than its limit", async () => {
   flood("del", 1_000, 200);
   await until("room again", () => [...route.neighbours()].every((each) => !each.address.startsWith("10.6.")));
   sh("ip addr del 10.6.0.1/16 dev lan0");
+  route.close();
+});
+
+test("watchRoute: default routes of all tables and both families are told, with every gateway", async () => {
+  const { route, told } = await watchHops();
+  assert.equal(told, []);
+  const device = route.linkByName("lan0")!.ifindex;
+  sh("ip route add default via 10.9.1.2 metric 100");
+  await until("v4", () => route.nextHops().includes("10.9.1.2" as Address));
+  assert.equal(route.defaultRoutes(), [
+    { family: 4, table: 254, metric: 100, hops: [{ ifindex: device, gateway: "10.9.1.2" }] },
+  ]);
+  sh("ip -6 route add default via fd09:1::2 dev lan0");
+  sh("ip -6 route add default from fd09:7::/64 via fe80::7 dev lan0 metric 5");
+  sh("ip route add default via 10.9.1.3 table 1000");
+  sh("ip -4 route add default via inet6 fe80::9 dev lan0 table 1001");
+  const all = ["10.9.1.2", "10.9.1.3", "fd09:1::2", "fe80::7", "fe80::9"];
+  await until("all five", () => [...route.nextHops()].sort().join() === all.join());
+  assert.equal(told.at(-1), route.nextHops(), "what is told is what is kept");
+  const count = told.length;
+  sh("ip route add 10.44.0.0/16 via 10.9.1.2");
+  sh("ip route add unreachable default metric 4000");
+  sh("ip neigh replace 10.9.1.9 lladdr 02:00:00:00:00:09 dev lan0");
+  await until("the neighbour", () => found(route, "lan0", "10.9.1.9"));
+  assert.is(told.length, count, "other routes are of no interest");
+  sh("ip route del 10.44.0.0/16");
+  sh("ip route del unreachable default metric 4000");
+  for (const table of ["1000", "1001"]) sh(`ip route del default table ${table}`);
+  await until("the main table only", () => route.defaultRoutes().every((each) => each.table === 254));
+  route.close();
+});
+
+test("watchRoute: default routes that are replaced, shared by several gateways, or gone with their interface", async () => {
+  const { route } = await watchHops();
+  const hops = (): string[] => [...route.nextHops()].filter((each) => !each.includes(":")).sort();
+  const six = (): string[] => [...route.nextHops()].filter((each) => each.includes(":")).sort();
+  sh("ip route replace default via 10.9.1.4 metric 100");
+  await until("replaced", () => hops().join() === "10.9.1.4");
+  sh("ip link add wan9 type veth peer name far9");
+  sh("ip addr add 10.19.0.1/24 dev wan9");
+  sh("ip addr add fd19::1/64 dev wan9 nodad");
+  sh("ip link set wan9 up");
+  sh("ip link set far9 up");
+  sh("ip route replace default metric 100 nexthop via 10.9.1.4 nexthop via 10.19.0.2");
+  sh("ip -6 route append default via fd19::2 dev wan9");
+  await until("both", () => hops().join() === "10.19.0.2,10.9.1.4" && six().includes("fd19::2"));
+  // The kernel says nothing of what goes with an IPv4 address, nor with an interface that is switched off.
+  sh("ip route replace default via 10.19.0.2 metric 100");
+  await until("one", () => hops().join() === "10.19.0.2");
+  sh("ip link set wan9 down");
+  await until("gone", () => hops().length === 0 && !six().includes("fd19::2"));
+  sh("ip link set wan9 up");
+  sh("ip route add default via 10.19.0.3 src 10.19.0.1 metric 100");
+  await until("again", () => hops().join() === "10.19.0.3");
+  sh("ip addr del 10.19.0.1/24 dev wan9");
+  await until("gone with its address", () => hops().length === 0);
+  sh("ip link del wan9");
+  sh("ip -6 route del default via fd09:1::2 dev lan0");
+  sh("ip -6 route del default from fd09:7::/64 via fe80::7 dev lan0 metric 5");
+  await until("no gateway", () => route.nextHops().length === 0);
+  assert.is(route.counters.malformed, 0);
+  route.close();
+});
+
+test("watchRoute: default routes by nexthop objects", async () => {
+  const { route } = await watchHops();
+  sh("ip nexthop add id 9 via 10.9.1.2 dev lan0");
+  sh("ip nexthop add id 10 via 10.9.1.3 dev lan0");
+  sh("ip nexthop add id 11 group 9/10");
+  sh("ip route add default nhid 11");
+  await until("both of the group", () => [...route.nextHops()].sort().join() === "10.9.1.2,10.9.1.3");
+  sh("ip nexthop replace id 10 via 10.9.1.7 dev lan0");
+  await until("the other one", () => [...route.nextHops()].sort().join() === "10.9.1.2,10.9.1.7");
+  sh("ip route del default");
+  sh("ip nexthop flush");
+  await until("none", () => route.nextHops().length === 0);
+  route.close();
+});
+
+test("watchRoute: after an overrun default routes are read again", async () => {
+  const { route } = await watchHops({ receiveBytes: 4_096 });
+  const lines = (verb: string) =>
+    Array.from(
+      { length: 400 },
+      (_, index) => `route ${verb} 10.45.${index >> 8}.${index & 255} via 10.9.1.2`,
+    );
+  // While this runs nothing is read.
+  sh("ip -batch -", [...lines("add"), "route replace default via 10.9.1.8", ...lines("del")].join("\n"));
+  await until("the gateway", () => route.nextHops().join() === "10.9.1.8");
+  assert.ok(route.counters.overruns > 0, "there was an overrun");
+  sh("ip route del default");
+  await until("none", () => route.nextHops().length === 0);
   route.close();
 });
 

@@ -1,11 +1,16 @@
-/** rtnetlink: links, addresses and neighbours decoded, row by row and of whatever bytes. */
+/** rtnetlink: links, addresses, neighbours and default routes decoded, row by row and of whatever bytes. */
 
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type AttributeList, concat, encodeAttributes, host } from "../../src/kernel/attribute.ts";
 import type { Message } from "../../src/kernel/netlink.ts";
-import { decodeInterfaceAddress, decodeLink, decodeNeighbour } from "../../src/kernel/rtnetlink.ts";
+import {
+  decodeDefaultRoute,
+  decodeInterfaceAddress,
+  decodeLink,
+  decodeNeighbour,
+} from "../../src/kernel/rtnetlink.ts";
 import { messageOf, recorded, recordedElsewhere } from "./yard.ts";
 
 const text = (value: string) => Buffer.from(`${value}\0`);
@@ -26,6 +31,32 @@ function neighbourPayload(options: { family: number; state?: number; flags?: num
   const { family, state = 2, flags = 0, list } = options;
   const header = [bytes(family, 0, 0, 0), host.bytes32(3), host.bytes16(state), bytes(flags, 1)];
   return concat([...header, encodeAttributes(list)]);
+}
+
+interface MadeUpRoute {
+  family: number;
+  /** Length of the prefix that it is for. */
+  to?: number;
+  table?: number;
+  type?: number;
+  flags?: number;
+  list: AttributeList;
+}
+
+function routePayload({ family, to = 0, table = 254, type = 1, flags = 0, list }: MadeUpRoute) {
+  const header = [bytes(family, to, 0, 0, table, 4, 0, type), host.bytes32(flags)];
+  return concat([...header, encodeAttributes(list)]);
+}
+
+/** One way of several. */
+function hopBytes(
+  ifindex: number,
+  list: AttributeList,
+  { size, flags = 0 }: { size?: number; flags?: number } = {},
+) {
+  const attributes = encodeAttributes(list);
+  const length = host.bytes16(size ?? 8 + attributes.length);
+  return concat([length, bytes(flags, 0), host.bytes32(ifindex), attributes]);
 }
 
 const name = [3, text("br-lan")] as const;
@@ -192,6 +223,89 @@ const neighbourRows = [
   ["a state that is none", { family: 2, state: 3, list: [[1, v4]] }, "malformed"],
 ] as const;
 
+const routeRows = [
+  [
+    "v4 with a metric",
+    {
+      family: 2,
+      list: [
+        [5, v4],
+        [4, host.bytes32(3)],
+        [6, host.bytes32(100)],
+      ],
+    },
+    { family: 4, table: 254, metric: 100, hops: [{ ifindex: 3, gateway: "10.0.0.1" }] },
+  ],
+  [
+    "v6 in a table whose number is too large for the header",
+    {
+      family: 10,
+      table: 252,
+      list: [
+        [15, host.bytes32(1_000)],
+        [5, v6],
+        [4, host.bytes32(3)],
+      ],
+    },
+    { family: 6, table: 1_000, metric: 0, hops: [{ ifindex: 3, gateway: "fe80::1" }] },
+  ],
+  [
+    "point to point",
+    { family: 2, list: [[4, host.bytes32(7)]] },
+    { family: 4, table: 254, metric: 0, hops: [{ ifindex: 7 }] },
+  ],
+  [
+    "v4 by way of a v6 gateway",
+    {
+      family: 2,
+      list: [
+        [18, concat([host.bytes16(10), v6])],
+        [4, host.bytes32(3)],
+      ],
+    },
+    { family: 4, table: 254, metric: 0, hops: [{ ifindex: 3, gateway: "fe80::1" }] },
+  ],
+  [
+    "several ways",
+    {
+      family: 2,
+      list: [
+        [
+          9,
+          concat([
+            hopBytes(3, [[5, v4]]),
+            hopBytes(4, [[18, concat([host.bytes16(2), v4])]]),
+            hopBytes(5, []),
+          ]),
+        ],
+      ],
+    },
+    {
+      family: 4,
+      table: 254,
+      metric: 0,
+      hops: [{ ifindex: 3, gateway: "10.0.0.1" }, { ifindex: 4, gateway: "10.0.0.1" }, { ifindex: 5 }],
+    },
+  ],
+  [
+    "by a nexthop object of which only the number is told",
+    { family: 2, list: [[30, host.bytes32(9)]] },
+    { family: 4, table: 254, metric: 0, hops: [{ ifindex: 0 }] },
+  ],
+  ["to somewhere", { family: 2, to: 24, list: [[1, v4]] }, "foreign"],
+  ["one that refuses", { family: 10, type: 7, list: [] }, "foreign"],
+  ["the kernel's note to itself", { family: 10, flags: 0x200, list: [[5, v6]] }, "foreign"],
+  ["another family", { family: 28, list: [] }, "foreign"],
+  [
+    "several ways, of which one is down",
+    { family: 2, list: [[9, concat([hopBytes(3, [[5, v4]], { flags: 1 }), hopBytes(5, [])])]] },
+    { family: 4, table: 254, metric: 0, hops: [{ ifindex: 5 }] },
+  ],
+  ["all ways down", { family: 2, list: [[9, hopBytes(3, [[5, v4]], { flags: 1 })]] }, "foreign"],
+  ["a way longer than all of them", { family: 2, list: [[9, hopBytes(3, [], { size: 12 })]] }, "malformed"],
+  ["a way shorter than its header", { family: 2, list: [[9, hopBytes(3, [], { size: 4 })]] }, "malformed"],
+] as const;
+
 const decoders: readonly {
   payloads: readonly Uint8Array[];
   decode: (message: Message) => unknown;
@@ -208,9 +322,14 @@ const decoders: readonly {
     decode: decodeNeighbour,
     header: 12,
   },
+  {
+    payloads: routeRows.map(([, options]) => routePayload(options)),
+    decode: decodeDefaultRoute,
+    header: 12,
+  },
 ];
 
-test("decodeLink, decodeInterfaceAddress and decodeNeighbour: row by row", () => {
+test("decodeLink, decodeInterfaceAddress, decodeNeighbour and decodeDefaultRoute: row by row", () => {
   const rows = [
     ...linkRows.map(([what, options, expected]) => [
       what,
@@ -225,6 +344,11 @@ test("decodeLink, decodeInterfaceAddress and decodeNeighbour: row by row", () =>
     ...neighbourRows.map(([what, options, expected]) => [
       what,
       decodeNeighbour(messageOf(28, neighbourPayload(options))),
+      expected,
+    ]),
+    ...routeRows.map(([what, options, expected]) => [
+      what,
+      decodeDefaultRoute(messageOf(24, routePayload(options))),
       expected,
     ]),
   ] as const;

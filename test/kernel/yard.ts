@@ -240,11 +240,14 @@ const long = (value: bigint) =>
 export interface MadeUpConnection {
   id?: number;
   sourcePort?: number;
+  /** IPS_… bits. */
+  status?: number;
   counters?: readonly [packetsOut: bigint, bytesOut: bigint, packetsIn: bigint, bytesIn: bigint];
 }
 
 /** A UDP connection 10.0.0.1:port → 10.0.0.2:53. */
-export function connectionPayload({ id = 7, sourcePort = 1_000, counters }: MadeUpConnection): Uint8Array {
+export function connectionPayload(connection: MadeUpConnection): Uint8Array {
+  const { id = 7, sourcePort = 1_000, status = 0x18a, counters } = connection;
   const tuple = (from: number, to: number, ports: [number, number]): AttributeList => [
     [
       1,
@@ -265,7 +268,7 @@ export function connectionPayload({ id = 7, sourcePort = 1_000, counters }: Made
   const list: AttributeList = [
     [1, tuple(1, 2, [sourcePort, 53])],
     [2, tuple(2, 1, [53, sourcePort])],
-    [3, network.bytes32(0x18a)],
+    [3, network.bytes32(status)],
     ...(counters
       ? ([
           [

@@ -179,7 +179,7 @@ test("isDeviceMac() knows group and zero addresses", () => {
 });
 
 const scopes: Readonly<Record<Scope, readonly string[]>> = {
-  unspecified: ["0.0.0.0", "0.1.2.3", "::"],
+  unspecified: ["0.0.0.0", "0.1.2.3", "::", "::ffff:10.0.0.1"],
   loopback: ["127.0.0.1", "127.255.0.1", "::1"],
   multicast: ["224.0.0.1", "239.255.255.250", "ff02::1", "ff0e::1"],
   broadcast: ["255.255.255.255"],
@@ -197,6 +197,10 @@ const scopes: Readonly<Record<Scope, readonly string[]>> = {
     "ff::1",
     "fe8::1",
     "fd::1",
+    "::2",
+    "169.253.0.1",
+    "100.64.0.1",
+    "255.255.255.254",
   ],
 };
 for (const [scope, texts] of Object.entries(scopes)) {

@@ -12,10 +12,14 @@ import {
   encodeMessage,
   foldName,
   formatName,
+  HEADER_BYTES,
+  isResponse,
   parseName,
   TYPE_A,
   TYPE_AAAA,
   TYPE_CNAME,
+  TYPE_HTTPS,
+  TYPE_SVCB,
 } from "../../src/lib/dns.ts";
 
 const bytesOf = (hex: string) => Uint8Array.from(Buffer.from(hex.replace(/\s/g, ""), "hex"));
@@ -380,6 +384,158 @@ test("decodeMessage() of random bytes throws nothing but SyntaxError", () => {
   );
 });
 
+test("isResponse() is what the header says", () => {
+  for (const { hex, message } of rows) assert.is(isResponse(bytesOf(hex)), message.flags.response);
+});
+
+/** Records of service bindings written out by hand from RFC 9460, each followed by an A record. */
+const serviceRows: readonly (readonly [string, string, readonly string[] | undefined])[] = [
+  ["IPv4 hints", "0001 00 0004 0008 c0000201 c0000202", ["192.0.2.1", "192.0.2.2"]],
+  ["IPv6 hints", "0001 00 0006 0010 20010db8000000000000000000000001", ["2001:db8::1"]],
+  [
+    "a target name and other keys",
+    `0010 03${ascii("svc")}00 0001 0003 026832 0003 0002 01bb 0004 0004 c0000201`,
+    ["192.0.2.1"],
+  ],
+  ["no hint", "0001 00 0001 0003 026832", undefined],
+  ["no key", "0001 00", undefined],
+  ["an alias, whose keys don't count", "0000 00 0004 0004 c0000201", undefined],
+  ["a key twice", "0001 00 0004 0004 c0000201 0004 0004 c0000202", undefined],
+  [
+    "keys in the wrong order",
+    "0001 00 0006 0010 20010db8000000000000000000000001 0004 0004 c0000201",
+    undefined,
+  ],
+  ["half an address", "0001 00 0004 0006 c0000201 c000", undefined],
+  ["an empty hint", "0001 00 0004 0000", undefined],
+  ["a value past its record", "0001 00 0004 0008 c0000201", undefined],
+  ["a byte too many", "0001 00 0004 0004 c0000201 00", undefined],
+  ["half a key", "0001 00 0004 00", undefined],
+  ["half a priority", "00", undefined],
+  ["nothing", "", undefined],
+  ["a target name past its record", "0001 3f", undefined],
+];
+for (const [title, data, hints] of serviceRows) {
+  for (const type of [TYPE_SVCB, TYPE_HTTPS]) {
+    test(`decodeMessage() reads the hints of type ${type}: ${title}`, () => {
+      const rdata = data.replace(/\s/g, "");
+      const length = (rdata.length / 2).toString(16).padStart(4, "0");
+      const { answers } = decodeMessage(
+        bytesOf(`0002 8180 0000 0002 0000 0000
+          0161 00 00${type.toString(16)} 0001 0000003c ${length} ${rdata}
+          00 0001 0001 0000003c 0004 01020304`),
+      );
+      const service = { name: "a.", type, class: CLASS_IN, ttlSeconds: 60, ...(hints && { hints }) };
+      assert.equal(answers[0], service);
+      assert.is(answers[1]!.address, "1.2.3.4", "whatever is in it, the next record counts");
+    });
+  }
+}
+
+test("decodeMessage() reads no hints of another class or type", () => {
+  for (const head of ["0041 0003", "0040 00ff", "0042 0001", "0010 0001"]) {
+    const hex = `0002 8180 0000 0001 0000 0000 00 ${head} 0000003c 000b 0001 00 0004 0004 c0000201`;
+    assert.is(decodeMessage(bytesOf(hex)).answers[0]!.hints, undefined);
+  }
+});
+
+/** A generator whose numbers are the same each time (mulberry32). */
+function dice(seed: number): (sides: number) => number {
+  let state = seed;
+  return (sides) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % sides;
+  };
+}
+
+/** A message in which everything that can be wrong is wrong now and then. */
+function hostile(roll: (sides: number) => number): Uint8Array {
+  const bytes: number[] = [roll(256), roll(256), roll(2) * 0x80 + roll(2) * roll(128), roll(256)];
+  const counts = [roll(3), roll(4), roll(2), roll(2)];
+  for (const count of counts) bytes.push(roll(40) === 0 ? 255 : 0, count);
+  const label = (size: number) => {
+    bytes.push(size);
+    for (let left = size; left > 0; left--) {
+      // NUL, a dot, a backslash, letters of both cases, anything.
+      bytes.push([0, 46, 92, 65, 97, roll(256)][roll(6)]!);
+    }
+  };
+  const pointer = (target: number) => bytes.push(0xc0 | ((target >> 8) & 0x3f), target & 255);
+  const name = () => {
+    const start = bytes.length;
+    const kind = roll(12);
+    // Names of 255 and 256 bytes.
+    if (kind === 0) for (const size of [63, 63, 63, 61]) label(size);
+    else if (kind === 1) for (const size of [63, 63, 63, 62]) label(size);
+    else if (kind === 2) for (let left = roll(130); left > 0; left--) label(1);
+    else if (kind === 3) bytes.push(64 + roll(128));
+    else for (let left = roll(3); left > 0; left--) label([1, 2, 5, 62, 63, 63][roll(6)]!);
+    const end = roll(8);
+    if (end === 0) pointer(start);
+    else if (end === 1) pointer(bytes.length + roll(20));
+    else if (end === 2) pointer(Math.max(0, start - 1 - roll(40)));
+    else if (end === 3) pointer(HEADER_BYTES);
+    else bytes.push(0);
+  };
+  for (let left = counts[0]!; left > 0; left--) {
+    name();
+    bytes.push(0, [1, 5, 28, 65][roll(4)]!, 0, roll(12) === 0 ? 3 : 1);
+  }
+  for (let left = counts[1]! + counts[2]! + counts[3]!; left > 0; left--) {
+    name();
+    const type = [1, 1, 5, 5, 28, 41, 64, 65, 16][roll(9)]!;
+    bytes.push(0, type, 0, roll(12) === 0 ? 3 : 1, roll(256), 0, 0, roll(256), 0, 0);
+    const at = bytes.length;
+    if (type === 5) name();
+    else if (type === 64 || type === 65) {
+      bytes.push(0, roll(2), 0, 0, 4, 0, 4 + roll(2), 192, 0, 2, 1);
+    } else
+      for (let size = type === 1 ? 4 : type === 28 ? 16 : roll(30); size > 0; size--) bytes.push(roll(256));
+    const length = bytes.length - at + (roll(25) === 0 ? roll(5) - 2 : 0);
+    bytes[at - 2] = (length >> 8) & 255;
+    bytes[at - 1] = length & 255;
+  }
+  if (roll(20) === 0) bytes.length = roll(bytes.length + 1);
+  if (roll(10) === 0) bytes[roll(bytes.length)] = roll(256);
+  return Uint8Array.from(bytes);
+}
+
+test("decodeMessage() of hostile messages ends, refuses with SyntaxError only, and shows names as they are", () => {
+  const roll = dice(11);
+  const end = performance.now() + 3_000;
+  let taken = 0;
+  let kept = 0;
+  let count = 0;
+  // As many as fit, but enough that each kind of trouble has come.
+  for (; count < 20_000 || performance.now() < end; count++) {
+    const message = decodeOrSyntaxError(hostile(roll));
+    if (!message) continue;
+    taken++;
+    const known = message.answers.filter((each) => each.address !== undefined || each.target !== undefined);
+    const again = { ...message, answers: known };
+    const bytes = encodeMessage(again);
+    assert.equal(decodeMessage(bytes), again, "what was written is read again");
+    assert.equal(encodeMessage(decodeMessage(bytes)), bytes, "and written the same");
+    for (const { name } of [...message.questions, ...message.answers]) {
+      const labels = parseName(name);
+      assert.match(name, /^[!-~]+$/);
+      assert.is(formatName(labels), name);
+      assert.ok(labels.every((each) => each.length >= 1 && each.length <= 63));
+      const wireBytes = labels.reduce((sum, each) => sum + each.length + 1, 1);
+      assert.ok(wireBytes <= 255);
+      // A dot or a NUL within a label is never taken for one between labels.
+      const plain = name.replace(/\\(?:[0-9]{3}|.)/g, "x");
+      assert.is(plain === "." ? 0 : plain.split(".").length - 1, labels.length);
+      if (labels.some((each) => each.includes(46))) kept++;
+    }
+  }
+  assert.ok(taken > count / 20, `${taken} of ${count} messages could be read`);
+  assert.ok(taken < count * 0.9);
+  assert.ok(kept > 100, `${kept} labels had dots`);
+});
+
 test("encodeMessage() refuses what has no place in a message", () => {
   const base = { id: 1, flags: query, questions: [], answers: [] };
   const bad = (over: Partial<DnsMessage>) => () => encodeMessage({ ...base, ...over });
@@ -393,12 +549,14 @@ test("encodeMessage() refuses what has no place in a message", () => {
   assert.throws(bad({ answers: many }), /bytes/);
 });
 
-function decodeOrSyntaxError(bytes: Uint8Array): void {
+function decodeOrSyntaxError(bytes: Uint8Array): DnsMessage | undefined {
   try {
     const message = decodeMessage(bytes);
     assert.ok(message.questions.length <= bytes.length);
+    return message;
   } catch (thrown) {
     assert.instance(thrown, SyntaxError);
+    return undefined;
   }
 }
 

@@ -11,28 +11,13 @@ import { eventually } from "../lab/children.ts";
 import { Lab } from "../lab/network.ts";
 import type { Stream, StreamKind } from "../lab/streams.ts";
 import { servers } from "../lab/topology.ts";
+import { idOf, type NodeRow, sleep } from "./trial.ts";
 
 const kinds: readonly StreamKind[] = ["tcp", "udp", "ping"];
-
-interface NodeRow {
-  readonly id: number;
-  readonly ips: readonly string[];
-  readonly name?: string;
-  readonly mac?: string;
-  readonly domains: readonly string[];
-}
 
 async function nodesOf(lab: Lab): Promise<NodeRow[]> {
   const answer = await lab.call("gatehouse.nodes", "list");
   return answer.nodes as NodeRow[];
-}
-
-/** The id of the node that has all these addresses, once there is one. */
-async function idOf(lab: Lab, ...addresses: string[]): Promise<number> {
-  return await eventually(`node with ${addresses.join(" and ")}`, async () => {
-    const found = (await nodesOf(lab)).find((node) => addresses.every((each) => node.ips.includes(each)));
-    return found?.id;
-  });
 }
 
 /** Asks for both addresses of a name as a client does. */
@@ -49,7 +34,6 @@ async function streamsTo(lab: Lab, server: { address4: string; address6: string 
   return streams;
 }
 
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const counts = (streams: readonly Stream[]) => streams.map((each) => `${each.received} ${each.heard}`);
 
 for (const backend of ["nft", "ipset"] as const) {

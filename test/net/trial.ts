@@ -42,6 +42,14 @@ export interface NodeRow {
   readonly ips: readonly string[];
 }
 
+/** The id of the node that has all these addresses, once there is one. */
+export function idOf(lab: Lab, ...addresses: string[]): Promise<number> {
+  return eventually(`node with ${addresses.join(" and ")}`, async () => {
+    const { nodes } = (await lab.call("gatehouse.nodes", "list")) as unknown as { nodes: NodeRow[] };
+    return nodes.find((node) => addresses.every((each) => node.ips.includes(each)))?.id;
+  });
+}
+
 export class Trial {
   readonly random = randomOf(seed);
   readonly lab: Lab;

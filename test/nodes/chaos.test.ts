@@ -25,7 +25,8 @@ const clientIds = [undefined, "ff:00", "ff:01", `01:${macs[0]}`, `01:${macs[1]}`
 const verbs = [
   ...["neighbour", "neighbour", "neighbour", "gone", "wan", "lease", "lease", "leases", "own", "hops"],
   ...["ask", "answer", "forge", "resolve", "resolve", "traffic", "traffic", "local"],
-  ...["rename", "pin", "pin", "unpin", "merge", "tick", "tick", "restart", "take"],
+  ...["rename", "pin", "pin", "unpin", "merge", "merge", "split", "split", "tick", "tick", "restart", "take"],
+  ...["tie", "adopt", "observe", "forget"],
 ] as const;
 
 const step = fc.record({
@@ -61,6 +62,7 @@ class Check {
   readonly #ends = new Map<number, string>();
   readonly #gone = new Set<number>();
   readonly #pinned = new Set<number>();
+  readonly #apart: [number, number][] = [];
 
   run(each: Step): void {
     const { stage } = this;
@@ -118,6 +120,36 @@ class Check {
     if (each.verb === "pin" && id) this.#pin(id);
     if (each.verb === "unpin" && id) this.#unpin(id);
     if (each.verb === "merge" && id) this.#merge(id, ids[(each.pick * 7) % ids.length]!);
+    if (each.verb === "split") this.#split(each.pick);
+    if (each.verb === "tie") {
+      const target = each.pick % 4 === 0 ? 0 : id;
+      const code = stage.code(() => nodes.addAddress(target, address(each.near), stage.at));
+      assert.ok(["done", "conflict", "invalid", "limit", "not-found"].includes(code), code);
+    }
+    if (each.verb === "adopt") {
+      const adoption = {
+        addresses: [address(each.near), address(each.far)],
+        names: each.pick % 2 ? [each.name] : [],
+        ...(each.pick % 3 > 0 && { mac: each.who }),
+      };
+      const code = stage.code(() => {
+        const adopted = nodes.adopt(adoption, stage.at);
+        assert.is(nodes.adopt(adoption, stage.at), adopted, "adopted once");
+      });
+      assert.ok(["done", "limit"].includes(code), code);
+    }
+    if (each.verb === "observe") {
+      const answers = [each.far, each.near].map((text) => ({
+        address: address(text),
+        ttlSeconds: each.pick,
+      }));
+      nodes.nameObserved(each.name, answers, stage.at);
+    }
+    if (each.verb === "forget" && id) {
+      const code = stage.code(() => nodes.forget(id, stage.at));
+      assert.ok(code === "done" || code === "invalid", code);
+      if (code === "done") assert.is(nodes.resolve(id), undefined);
+    }
     if (each.verb === "tick") stage.pass(each.ms);
     if (each.verb === "restart") this.#restart();
     if (each.verb === "take") nodes.takeChanged();
@@ -138,11 +170,31 @@ class Check {
   }
 
   #merge(id: number, into: number): void {
-    try {
-      this.stage.nodes.merge(id, into, this.stage.at);
-    } catch (thrown) {
-      assert.is((thrown as { code?: string }).code, "invalid");
-    }
+    const { nodes, at } = this.stage;
+    const pair = [nodes.resolve(id), nodes.resolve(into)];
+    const code = this.stage.code(() => nodes.merge(id, into, at));
+    assert.ok(code === "done" || code === "invalid", code);
+    if (code !== "done") return;
+    // The user's later word. What had been parted from either of the two is parted from both now.
+    const rest = this.#apart.filter((each) => new Set([...each.map((one) => nodes.resolve(one))]).size > 1);
+    assert.ok(pair[0] !== pair[1]);
+    this.#apart.splice(0, this.#apart.length, ...rest);
+  }
+
+  /** What was parted holds nothing in common, and is merged by nothing but the user. */
+  #split(pick: number): void {
+    const { nodes, at } = this.stage;
+    const aliases = [...nodes.aliases()];
+    const [old, into] = aliases[pick % Math.max(1, aliases.length)] ?? [0, 0];
+    const before = (this.stage.detail(into).ips ?? []) as string[];
+    const code = this.stage.code(() => assert.is(nodes.split(old, at), into));
+    assert.ok(["done", "invalid", "not-found", "limit"].includes(code), code);
+    if (code !== "done") return;
+    assert.is(nodes.resolve(old), old);
+    const [one, other] = [this.stage.detail(old), this.stage.detail(into)];
+    assert.equal([...(one.ips as string[]), ...(other.ips as string[])].sort(), [...before].sort());
+    assert.ok((one.apart as number[]).includes(into) && (other.apart as number[]).includes(old));
+    this.#apart.push([old, into]);
   }
 
   #restart(): void {
@@ -157,7 +209,7 @@ class Check {
         .ids()
         .map((id) => each.nodes.detail(id)!)
         .filter(({ kind }) => kind === "device" || kind === "router")
-        .map(({ id, kind, ips, macs: held, name, lastseen, aliases }) => [
+        .map(({ id, kind, ips, macs: held, name, lastseen, aliases, apart }) => [
           id,
           kind,
           ips,
@@ -165,6 +217,8 @@ class Check {
           name,
           lastseen,
           aliases,
+          // What is nothing but an id is not kept, nor that it is apart.
+          ((apart ?? []) as number[]).filter((other) => next.nodes.resolve(other) === other),
         ]);
     assert.equal(kept(next), kept(stage));
     for (const id of stage.nodes.ids()) if (next.nodes.resolve(id) === undefined) this.#gone.add(id);
@@ -190,6 +244,8 @@ class Check {
           this.#ends.set(Number(second), "to be told");
         }
         this.#ends.delete(Number(first));
+      } else if (what === "split") {
+        assert.is(nodes.resolve(Number(first)), Number(first));
       } else {
         for (const id of first.split(",").map(Number)) this.#ends.set(id, JSON.stringify(nodes.end(id)));
       }
@@ -228,6 +284,11 @@ class Check {
     for (const id of ids) this.#given.add(id);
     for (const id of this.#pinned)
       assert.equal(nodes.detail(id)?.pinned_by, ["block"], "what is pinned stays");
+    for (const [one, other] of this.#apart) {
+      const [left, right] = [nodes.resolve(one), nodes.resolve(other)];
+      if (left !== undefined && right !== undefined)
+        assert.is.not(left, right, `${one} and ${other} are parted`);
+    }
     for (const [id, end] of this.#ends) {
       assert.is(JSON.stringify(nodes.end(id)), end, `onEnds() told of every change of ${id}`);
     }
@@ -249,7 +310,7 @@ test("random evidence: ids are unique and stable, addresses have one owner, caps
       const check = new Check();
       for (const each of steps) check.run(each);
     }),
-    { numRuns: Number(process.env.RUNS ?? 200), seed },
+    { numRuns: Number(process.env.RUNS ?? 150), seed },
   );
 });
 

@@ -179,7 +179,7 @@ test("an address that two MACs fight for stays with whom it is leased, and the c
   assert.is(stage.nodes.info(owner)!.name, "laptop");
   assert.is(stage.nodes.detail(owner)!.bytes_in, 5n);
   assert.equal(stage.nodes.end(owner)!.macs, [laptop]);
-  assert.ok(stage.nodes.status.conflicts > 900);
+  assert.ok(stage.nodes.status.conflicts >= 490, "each claim of the camera");
 });
 
 interface Tie {

@@ -284,7 +284,8 @@ test("tapped(): the recorded network gives SPIN's nodes, without what it got wro
   const counts = { query: 0, answer: 0, dropped: 0 };
   for (const packet of packets) {
     stage.now += 10;
-    counts[stage.nodes.tapped(Uint8Array.from(Buffer.from(packet, "hex")), stage.at).kind]++;
+    const outcomes = stage.nodes.tapped(Uint8Array.from(Buffer.from(packet, "hex")), stage.at);
+    for (const { kind } of outcomes) counts[kind]++;
   }
   assert.equal(counts, { query: 15, answer: 15, dropped: 0 });
   const names = stage.nodes.ids().flatMap((id) => (stage.kind(id) === "name" ? [stage.nodes.info(id)!] : []));

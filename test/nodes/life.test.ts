@@ -460,6 +460,18 @@ const damage: readonly (readonly [string, (state: Loose) => unknown])[] = [
     "more addresses than anything has",
     node(0, ([first]) => ({ addresses: new Array(5000).fill((first!.addresses as object[])[0]) })),
   ],
+  ["a pair of three", top({ apart: [[1, 2, 3]] })],
+  ["a pair of names", top({ apart: [["1", "2"]] })],
+  ["a day that is none", top({ day: -1 })],
+  ["a pin that is neither true nor false", node(1, () => ({ pinned: "yes" }))],
+  ["a total that is no number", node(1, () => ({ today: { ...negative } }))],
+  ["names since a text", node(1, () => ({ named: { user: "today" } }))],
+  ["an address since a text", place({ since: "today" })],
+  ["an alias of no number", top({ aliases: [{ id: 1, into: "2", since: 0 }] })],
+  [
+    "an alias with a multicast address",
+    top({ aliases: [{ id: 1, into: 2, since: 0, addresses: ["224.0.0.1"] }] }),
+  ],
   [
     "an alias that is a node",
     (state) => top({ aliases: [{ id: state.nodes[0]!.id, into: 2, since: 0 }] })(state),
@@ -480,12 +492,24 @@ test("parse() of any JSON throws nothing but SyntaxError, and what it takes load
   const stage = new Stage().router();
   stage.lease("10.77.0.12", camera, { name: "camera", clientId: "ff:00" });
   stage.nodes.pin(stage.resolve("10.77.0.12", "web.example.", ["198.51.100.1"])!, "block");
+  const [device, one, two] = [
+    stage.id("10.77.0.12")!,
+    stage.neighbour("10.77.0.11", laptop)!,
+    stage.neighbour("10.77.0.13", phone)!,
+  ];
+  stage.nodes.merge(one, two, stage.at);
+  stage.nodes.merge(two, device, stage.at);
+  stage.nodes.split(two, stage.at);
+  stage.nodes.pin(two, "user");
+  stage.nodes.rename(two, "phone");
+  stage.nodes.count(device, { bytesIn: 1n, packetsIn: 1n, bytesOut: 1n, packetsOut: 1n });
   const good = JSON.stringify(throughDisk(stage.nodes.save(stage.at)));
   const check = (value: unknown) => {
     try {
       const next = new Stage();
       next.nodes.load(nodesFormat.parse(value), next.at);
       for (const id of next.nodes.ids()) next.nodes.detail(id);
+      for (const [id] of [...next.nodes.aliases()]) next.code(() => next.nodes.split(id, next.at));
       next.nodes.save(next.at);
       next.pass(60 * day);
     } catch (thrown) {
@@ -505,6 +529,15 @@ test("parse() of any JSON throws nothing but SyntaxError, and what it takes load
     "dnsName",
     "lastSeen",
     "source",
+    "apart",
+    "via",
+    "into",
+    "shared",
+    "named",
+    "today",
+    "day",
+    "pinned",
+    "since",
   );
   const mutation = fc.tuple(key, fc.jsonValue(), fc.nat(20));
   fc.assert(
@@ -514,6 +547,65 @@ test("parse() of any JSON throws nothing but SyntaxError, and what it takes load
     }),
     { numRuns: 1000 },
   );
+});
+
+test("load(): aliases that lead in a circle, to nobody, or to themselves do no harm", () => {
+  const stage = new Stage().router();
+  const into = stage.neighbour("10.77.0.12", camera)!;
+  const state = throughDisk(stage.nodes.save(stage.at)) as Record<string, unknown>;
+  const alias = (id: number, via: number) => ({ id, into, via, since: 0, addresses: ["10.77.0.12"] });
+  state.aliases = [
+    alias(101, 102),
+    alias(102, 101),
+    alias(103, 103),
+    alias(104, 999),
+    { ...alias(105, 5), into: 9 },
+  ];
+  state.apart = [
+    [101, 102],
+    [103, 103],
+    [7, 8],
+  ];
+  const next = new Stage();
+  next.nodes.load(nodesFormat.parse(state), next.at);
+  assert.equal(
+    [...next.nodes.aliases()].map(([old]) => old),
+    [101, 102, 103, 104],
+  );
+  for (const id of [101, 102, 103, 104]) next.code(() => next.nodes.split(id, next.at));
+  next.pass(60 * day);
+  assert.is(next.nodes.resolve(104), undefined);
+});
+
+test("nodeMethods: a list that no message could hold comes in parts, of which each node is in one", () => {
+  const stage = new Stage({ limits: { nodes: 20_000 } }).router();
+  const client = stage.neighbour("10.77.0.12", camera)!;
+  assert.ok(client);
+  for (let at = 0; at < 6_000; at++) {
+    stage.nodes.nameObserved(
+      `host-${at}.example.net.`,
+      [{ address: address(`198.51.${at >> 8}.${at & 255}`), ttlSeconds: 60 }],
+      stage.at,
+    );
+  }
+  const methods = nodeMethods(stage.nodes);
+  const ids: number[] = [];
+  for (let parts = 1; ; parts++) {
+    const after = ids.at(-1) ?? 0;
+    const answer = methods.list!.call({ after }, { user: undefined, group: undefined }) as {
+      nodes: { id: number }[];
+      more?: boolean;
+    };
+    assert.ok(
+      JSON.stringify(answer, (_, value) => (typeof value === "bigint" ? String(value) : value)).length <
+        1_048_576,
+    );
+    ids.push(...answer.nodes.map((node) => node.id));
+    if (answer.more) continue;
+    assert.ok(parts > 1);
+    break;
+  }
+  assert.equal(ids, stage.nodes.ids());
 });
 
 test("nodeMethods: list, get, rename", async () => {
@@ -549,6 +641,8 @@ test("nodeMethods: list, get, rename", async () => {
     "packets_in",
     "bytes_out",
     "packets_out",
+    "today_in",
+    "today_out",
   ]);
   const part = call("list", { after: stage.nodes.ids()[0]!, limit: 1 }) as { nodes: Record<string, Json>[] };
   assert.equal(
@@ -568,8 +662,17 @@ test("nodeMethods: list, get, rename", async () => {
   assert.is(await code("list", { limit: -1 }), "invalid");
   assert.equal(changed, [device], "a call that failed changed nothing");
   assert.equal(
-    Object.values(methods).map((method) => method.access),
-    ["read", "read", "write"],
+    Object.entries(methods).map(([name, { access }]) => `${name} ${access}`),
+    [
+      "list read",
+      "get read",
+      "rename write",
+      "pin write",
+      "merge write",
+      "split write",
+      "forget write",
+      "series read",
+    ],
   );
 });
 

@@ -1,7 +1,15 @@
 /** A room of nodes on a virtual clock, with the evidence of a small network in short words. */
 
 import { parseAddress, parseMac, parsePrefix } from "../../src/lib/address.ts";
-import { type Limits, type Neighbour, type NeighbourState, Nodes } from "../../src/nodes/nodes.ts";
+import { Fault } from "../../src/lib/fault.ts";
+import type { Json } from "../../src/lib/json.ts";
+import {
+  type Limits,
+  type Neighbour,
+  type NeighbourState,
+  Nodes,
+  nodesFormat,
+} from "../../src/nodes/nodes.ts";
 
 export const address = (text: string) => parseAddress(text) ?? fail(text);
 export const mac = (text: string) => parseMac(text) ?? fail(text);
@@ -17,7 +25,7 @@ export const start = Date.UTC(2026, 0, 1);
 
 export class Stage {
   readonly nodes: Nodes;
-  /** What the listeners were told, in order: "merge 3 1", "ends 1,2". */
+  /** What the listeners were told, in order: "merge 3 1", "split 3 1", "ends 1,2". */
   readonly told: string[] = [];
   now: number;
   date: number;
@@ -29,6 +37,7 @@ export class Stage {
     this.nodes = new Nodes({
       ...(options.limits && { limits: options.limits }),
       onMerge: (old, into) => this.told.push(`merge ${old} ${into}`),
+      onSplit: (old, from) => this.told.push(`split ${old} ${from}`),
       onEnds: (ids) => this.told.push(`ends ${ids.join()}`),
     });
   }
@@ -49,6 +58,32 @@ export class Stage {
 
   get at() {
     return { now: this.now, date: this.date };
+  }
+
+  /** The state through the store's JSON into a new life. */
+  restart(options: { now?: number; date?: number; limits?: Partial<Limits> } = {}): Stage {
+    const text = JSON.stringify(this.nodes.save(this.at), (_, value) =>
+      typeof value === "bigint" ? String(value) : value,
+    );
+    this.nodes.saved();
+    const next = new Stage({ now: 5000, date: this.date, ...options });
+    next.nodes.load(nodesFormat.parse(JSON.parse(text)), next.at);
+    return next;
+  }
+
+  detail(id: number | undefined): Record<string, Json> {
+    return (this.nodes.detail(id ?? 0) ?? {}) as Record<string, Json>;
+  }
+
+  /** The code of the fault that a call throws; "done" if it doesn't. */
+  code(call: () => unknown): string {
+    try {
+      call();
+    } catch (thrown) {
+      if (thrown instanceof Fault) return thrown.code;
+      throw thrown;
+    }
+    return "done";
   }
 
   /** Time passes, on both clocks, with ticks as the agent gives them. */

@@ -59,6 +59,52 @@ test("read takes files of /proc, which tell no size, and those that never end up
   assert.is(await codeOf(disk.read("/dev/zero", 100_000)), "limit");
 });
 
+test("create makes a file of its own that grows piece by piece, and never writes through a link", async () => {
+  const path = `${root}/grown`;
+  const writer = await disk.create(path);
+  assert.is(statSync(path).mode & 0o7777, 0o600);
+  assert.is(await codeOf(disk.create(path)), "conflict");
+  for (const piece of ["one ", "", "two ", "x".repeat(100_000)]) await writer.write(bytes(piece));
+  assert.is(await read(path), `one two ${"x".repeat(100_000)}`);
+  await writer.close();
+  symlinkSync(`${root}/victim`, `${root}/dangling`);
+  assert.is(await codeOf(disk.create(`${root}/dangling`)), "conflict");
+  assert.not.ok(existsSync(`${root}/victim`));
+  assert.is(await codeOf(disk.create(`${root}/none/file`)), "storage");
+  const shared = await disk.create(`${root}/shared`, 0o644);
+  assert.is(statSync(`${root}/shared`).mode & 0o7777, 0o644);
+  await shared.close();
+});
+
+test("create tells of a full disk, and readPieces gives what is there", async () => {
+  const tiny = `${root}/tiny`;
+  mkdirSync(tiny);
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", tiny]);
+  const writer = await disk.create(`${tiny}/file`);
+  assert.is(await codeOf(writer.write(new Uint8Array(100_000))), "storage");
+  await writer.close();
+  let length = 0;
+  for await (const piece of disk.readPieces(`${tiny}/file`)) length += piece.length;
+  assert.is(length, statSync(`${tiny}/file`).size);
+  execFileSync("umount", [tiny]);
+});
+
+test("readPieces gives a file of any length in pieces, and a fault if there is none", async () => {
+  const content = Uint8Array.from({ length: 200_001 }, (_, at) => at & 255);
+  writeFileSync(`${root}/long`, content);
+  const pieces: Uint8Array[] = [];
+  for await (const piece of disk.readPieces(`${root}/long`)) pieces.push(piece.slice());
+  assert.ok(pieces.length > 1);
+  assert.equal(Uint8Array.from(Buffer.concat(pieces)), content);
+  // Leaving early is allowed.
+  for await (const piece of disk.readPieces("/dev/zero")) if (piece.length > 0) break;
+  const all = async (path: string) => {
+    for await (const piece of disk.readPieces(path)) assert.ok(piece.length > 0);
+  };
+  assert.is(await codeOf(all(`${root}/absent`)), "not-found");
+  assert.is(await codeOf(all(root)), "storage");
+});
+
 test("replace writes, keeps the content before, sets the mode, and leaves nothing else", async () => {
   const path = `${root}/state/nodes.json`;
   await disk.makeDirectory(`${root}/state`, 0o700);

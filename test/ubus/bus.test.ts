@@ -1,78 +1,64 @@
 /** The bus against recordings of ubusd: every byte that the clients wrote, every byte that they got. */
 
-import { readFileSync } from "node:fs";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type Bus, openBus } from "../../src/ubus/bus.ts";
+import { bytewise, type Cut, whole } from "./scene.ts";
 import { countingIds, type Line, Stage, settled } from "./stage.ts";
+import { hexOf, readTranscript, type Transcript, transcriptNames } from "./transcript.ts";
 
-interface Recording {
-  readonly name: string;
-  /** Of connections that are not root's. */
-  readonly uids: Readonly<Record<string, number>>;
-  readonly acl?: unknown;
-  /** Connection, direction, bytes in hex; `(78)*70000` is a run of one byte. */
-  readonly messages: readonly (readonly [string, string, string])[];
-}
-
-const recordings: readonly Recording[] = JSON.parse(
-  readFileSync("test/ubus/fixtures/bus/recorded.json", "utf8"),
-);
-
-const hexOf = (text: string) =>
-  text.replace(/\((..)\)\*(\d+) /g, (_, byte: string, count: string) => byte.repeat(Number(count)));
+const recordings = transcriptNames.map(readTranscript);
 
 /** What each connection got, and whether the bus closed it, when the clients' side is played. */
-async function play(recording: Recording, cut: (bytes: Uint8Array) => Iterable<Uint8Array>) {
+async function play(recording: Transcript, cut: Cut) {
+  const { name: of, acl, connections } = recording;
   const stage = new Stage();
-  if (recording.acl) stage.files.set("/acl/a.json", { text: JSON.stringify(recording.acl) });
+  if (acl) stage.files.set("/acl/a.json", { text: JSON.stringify(acl) });
   const open = () => openBus(stage.system, { path: "/bus", aclDirectory: "/acl", newId: countingIds() });
   let bus: Bus = await open();
   const lines = new Map<string, Line>();
-  for (const [name, direction, hex] of recording.messages) {
-    if (direction === "OPEN") {
-      const uid = recording.uids[name] ?? 0;
-      lines.set(name, stage.connect({ uid, gid: uid }));
-    } else if (direction.startsWith("C2S")) {
-      for (const piece of cut(Buffer.from(hexOf(hex), "hex"))) lines.get(name)!.feed(piece);
-    } else if (direction === "CLOSE_BY_CLIENT") {
-      lines.get(name)!.hangUp();
-    } else if (direction === "CLOSE_BY_UBUSD" && recording.name.includes("restart")) {
+  for (const { conn, dir, bytes } of recording.lines) {
+    if (dir === "OPEN") {
+      const uid = connections[conn]?.uid ?? 0;
+      lines.set(conn, stage.connect({ uid, gid: uid }));
+    } else if (dir.startsWith("C2S")) {
+      for (const piece of cut([bytes])) lines.get(conn)!.feed(piece);
+    } else if (dir === "CLOSE_BY_CLIENT") {
+      lines.get(conn)!.hangUp();
+    } else if (dir === "CLOSE_BY_UBUSD" && of.includes("restart")) {
       await bus.close();
       bus = await open();
     }
     await settled();
   }
-  const closedByBus = recording.messages.filter(([, direction]) => direction === "CLOSE_BY_UBUSD");
-  for (const [name] of closedByBus) assert.ok(lines.get(name)!.closed, `${name} is closed`);
+  const closedByBus = recording.lines.filter(({ dir }) => dir === "CLOSE_BY_UBUSD");
+  for (const { conn } of closedByBus) assert.ok(lines.get(conn)!.closed, `${conn} is closed`);
   await bus.close();
   return lines;
 }
 
-async function check(recording: Recording, cut: (bytes: Uint8Array) => Iterable<Uint8Array>) {
+async function check(recording: Transcript, cut: Cut) {
   const lines = await play(recording, cut);
   for (const [name, line] of lines) {
-    const mine = recording.messages.filter(([connection]) => connection === name);
+    const mine = recording.lines.filter(({ conn }) => conn === name);
     const expected = mine
-      .filter(([, direction]) => direction === "S2C")
-      .map(([, , hex]) => hexOf(hex))
+      .filter(({ dir }) => dir === "S2C")
+      .map(({ bytes }) => hexOf(bytes))
       .join("");
     // Who hangs up right after a request was not there any more for the answer.
-    const left = mine.at(-1)![1] === "CLOSE_BY_CLIENT" && mine.at(-2)![1] === "C2S";
+    const left = mine.at(-1)!.dir === "CLOSE_BY_CLIENT" && mine.at(-2)!.dir === "C2S";
     assert.is(left ? line.hex.slice(0, expected.length) : line.hex, expected, `${recording.name}: ${name}`);
   }
 }
 
 for (const recording of recordings) {
-  test(`openBus answers as ubusd did in ${recording.name}`, () => check(recording, (bytes) => [bytes]));
+  test(`openBus answers as ubusd did in ${recording.name}`, () => check(recording, whole));
 }
 
 test("openBus does not care how the bytes of a client are cut", async () => {
   for (const recording of recordings) {
     if (recording.name.startsWith("27")) continue;
-    await check(recording, function* (bytes) {
-      for (let at = 0; at < bytes.length; at++) yield bytes.slice(at, at + 1);
-    });
+    await check(recording, bytewise);
   }
 });
 

@@ -21,6 +21,12 @@ export async function settle(): Promise<void> {
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
+/** Waits for what has to come of what is under way; fails if it does not. */
+export async function until(what: string, condition: () => boolean): Promise<void> {
+  for (let turn = 0; !condition() && turn < 200; turn++) await settle();
+  assert.ok(condition(), what);
+}
+
 /** The bus's end of one connection. */
 export class Peer {
   /** Bytes of the messages that came from the client, in order, until `take` takes them. */
@@ -55,10 +61,15 @@ export class Peer {
 
   /** The next message from the client; fails if none comes. */
   async take(): Promise<Received> {
+    return new MessageReader(1 << 21).push(await this.takeBytes())[0]!;
+  }
+
+  /** The same as it was sent. */
+  async takeBytes(): Promise<Uint8Array> {
     for (let turn = 0; this.sent.length === 0 && turn < 50; turn++) await settle();
     const bytes = this.sent.shift();
     assert.ok(bytes, "the client has sent nothing");
-    return new MessageReader(1 << 21).push(bytes)[0]!;
+    return bytes;
   }
 
   /** Answers a request with a status. */

@@ -26,11 +26,21 @@ export interface Decoded {
   readonly attrs: readonly { readonly id: number; readonly name: string; readonly value?: unknown }[];
 }
 
+/** The program at one end of a connection, and what came of it. */
+export interface Program {
+  /** The command line as typed into a shell, the bus's socket as SOCK; "raw bytes written…" for none. */
+  readonly command: string;
+  readonly uid: number;
+  readonly stdout?: string | null;
+  readonly stderr?: string | null;
+  readonly exit_code?: number;
+}
+
 export interface Transcript {
   readonly name: string;
-  readonly connections: Readonly<
-    Record<string, { readonly stdout?: string; readonly stderr?: string; readonly exit_code?: number }>
-  >;
+  /** The ACL file that ubusd had been given. */
+  readonly acl: unknown;
+  readonly connections: Readonly<Record<string, Program>>;
   readonly lines: readonly Line[];
 }
 
@@ -40,13 +50,22 @@ export const transcriptNames: readonly string[] = readdirSync(folder)
   .map((name) => name.replace(/\.json$/, ""))
   .sort();
 
-/** Reads one recording. A long run of one character is stored as `(character*count)`. */
+const read = new Map<string, Transcript>();
+
+/** One recording. */
 export function readTranscript(name: string): Transcript {
+  const known = read.get(name) ?? parseTranscript(name);
+  read.set(name, known);
+  return known;
+}
+
+/** A long run of one character is stored as `(character*count)`. */
+function parseTranscript(name: string): Transcript {
   const text = readFileSync(join(folder, `${name}.json`), "utf8").replace(
     /\((\w+)\*(\d+)\)/g,
     (_run, piece: string, count: string) => piece.repeat(Number(count)),
   );
-  const { connections, messages } = JSON.parse(text);
+  const { connections, acl_file: acl, messages } = JSON.parse(text);
   const lines = messages.map(
     (each: { n: number; conn: string; dir: string; hex?: string; decoded?: Decoded }) => ({
       n: each.n,
@@ -56,7 +75,29 @@ export function readTranscript(name: string): Transcript {
       decoded: each.decoded,
     }),
   );
-  return { name, connections, lines };
+  return { name, acl, connections, lines };
+}
+
+/** A recorded run of the real `ubus`. */
+export interface Command {
+  /** Recording and connection. */
+  readonly of: string;
+  /** What followed the name of the program. */
+  readonly argv: readonly string[];
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly exit: number;
+}
+
+/** The runs of the real `ubus` in a recording. */
+export function commandsOf({ name, connections }: Transcript): Command[] {
+  return Object.entries(connections).flatMap(([conn, { command, stdout, stderr, exit_code }]) => {
+    const [program, ...argv] = [...command.matchAll(/'([^']*)'|\S+/g)].map(
+      ([word, quoted]) => quoted ?? word,
+    );
+    if (program !== "ubus") return [];
+    return { of: `${name} ${conn}`, argv, stdout: stdout ?? "", stderr: stderr ?? "", exit: exit_code! };
+  });
 }
 
 /** One vector of libubox's own encoder; `typed` are the fields in its terms. */

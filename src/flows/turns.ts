@@ -1,0 +1,114 @@
+/**
+ * Decisions in turns: each answered when it is enforced and durable, a hundred at once for the price of two.
+ *
+ * A change waits for its turn; a turn applies all that wait and commits once. What comes meanwhile waits for the
+ * next. If the commit fails and nothing holds, the changes of the turn are taken back, last first, and that is
+ * committed too, whatever the kernel had made of it; if only the disk refused, they stay. Either way the callers
+ * get the fault, except those who asked for something impossible.
+ */
+
+import { Fault } from "../lib/fault.ts";
+import type { ListName, Undo } from "./decision.ts";
+
+/** What came of a decision. */
+export type Outcome =
+  /** It is in force and durable; `changed` is false if it was so before. */
+  | { readonly kind: "done"; readonly changed: boolean }
+  /** There is no such node. */
+  | { readonly kind: "unknown"; readonly id: number }
+  /** Both ids are the same node. */
+  | { readonly kind: "same"; readonly id: number }
+  /** As many pairs are blocked, or as many prefixes on the list, as are allowed. */
+  | { readonly kind: "full"; readonly limit: number };
+
+/** A change that was made and is not committed yet. */
+export interface Applied {
+  readonly outcome: Outcome;
+  readonly undo?: Undo | undefined;
+  /** Nodes and lists that look different now, if it changed anything. */
+  readonly nodes?: readonly number[];
+  readonly lists?: readonly ListName[];
+}
+
+export interface TurnsOptions {
+  /** @throws Fault "storage" if what was applied is enforced and only not durable; any other: not enforced. */
+  commit(): Promise<void>;
+  /** Told what a turn applied, after it holds or was taken back. */
+  settled(applied: readonly Applied[]): void;
+  /** A turn begins: nothing that happened before it can be taken back any more. */
+  begun(): void;
+  /** A turn was taken back, and is about to be committed so. */
+  takenBack(): void;
+}
+
+interface Waiting {
+  apply(): Applied;
+  resolve(outcome: Outcome): void;
+  reject(thrown: unknown): void;
+}
+
+export class Turns {
+  readonly #options: TurnsOptions;
+  #waiting: Waiting[] = [];
+  #busy = false;
+
+  constructor(options: TurnsOptions) {
+    this.#options = options;
+  }
+
+  /** Calls wait or are being committed. */
+  get busy(): boolean {
+    return this.#busy;
+  }
+
+  /** @param apply makes the change, at its turn. What it throws, and what `commit` throws, is thrown. */
+  decide(apply: () => Applied): Promise<Outcome> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ apply, resolve, reject });
+      if (this.#busy) return;
+      this.#busy = true;
+      void this.#takeAll();
+    });
+  }
+
+  async #takeAll(): Promise<void> {
+    // Calls made in one breath share the first turn too.
+    await undefined;
+    while (this.#waiting.length > 0) {
+      const turn = this.#waiting;
+      this.#waiting = [];
+      await this.#take(turn);
+    }
+    this.#busy = false;
+  }
+
+  async #take(turn: readonly Waiting[]): Promise<void> {
+    this.#options.begun();
+    const applied: Applied[] = [];
+    try {
+      for (const each of turn) applied.push(each.apply());
+      // What was so already is committed too: it may be on its way, or an earlier save may have failed.
+      if (applied.some((each) => each.outcome.kind === "done")) await this.#options.commit();
+    } catch (thrown) {
+      const holds = thrown instanceof Fault && thrown.code === "storage";
+      if (!holds) await this.#takeBack(applied);
+      this.#options.settled(applied);
+      for (const [index, each] of turn.entries()) {
+        const outcome = applied[index]?.outcome;
+        // A call that asked for nothing possible learns that, not what became of the others.
+        if (outcome && outcome.kind !== "done") each.resolve(outcome);
+        else each.reject(thrown);
+      }
+      return;
+    }
+    this.#options.settled(applied);
+    for (const [index, each] of turn.entries()) each.resolve(applied[index]!.outcome);
+  }
+
+  async #takeBack(applied: readonly Applied[]): Promise<void> {
+    for (const each of [...applied].reverse()) each.undo?.();
+    this.#options.takenBack();
+    // The fault that matters is already on its way to the caller.
+    await this.#options.commit().catch(() => {});
+  }
+}
