@@ -11,7 +11,7 @@ SHELL := /bin/sh
 # What the program drives on a router.
 ROUTER := iproute2 nftables iptables ipset conntrack mosquitto mosquitto-clients dnsmasq-base
 # What builds it and plays the network around it.
-WORKSHOP := gcc libc6-dev util-linux mount busybox iputils-ping procps netcat-openbsd socat bind9-dnsutils iperf3 tcpdump openssl
+WORKSHOP := gcc libc6-dev util-linux mount busybox iputils-ping procps netcat-openbsd socat bind9-dnsutils iperf3 tcpdump openssl chromium shellcheck
 
 SOURCES := $(shell find src -name '*.ts' -o -name '*.c' -o -name 'build.sh')
 TESTS := $(shell find test -name '*.ts' -not -path 'test/out/*')

@@ -10,7 +10,7 @@ import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { type Agent, startAgent } from "./agent/agent.ts";
-import { captureVerb, replayVerb, runCli, type Verb } from "./cli/cli.ts";
+import { captureVerb, leaseVerb, replayVerb, runCli, tablesVerb, type Verb } from "./cli/cli.ts";
 import { loadConfig } from "./config/config.ts";
 import { messageOf } from "./lib/fault.ts";
 import { openLinux } from "./system/linux.ts";
@@ -135,6 +135,8 @@ async function main(): Promise<void> {
       ["run", run],
       ["bus", bus],
       ["check", check],
+      ["lease", leaseVerb],
+      ["tables", tablesVerb],
       ["capture", captureVerb(writeOut)],
       ["replay", replayVerb(() => ({ pieces: process.stdin, close: () => void process.stdin.destroy() }))],
     ]),

@@ -14,7 +14,7 @@ import { join, relative } from "node:path";
 import { enclose } from "./lab/enclosure.ts";
 
 /** Folders whose tests compute only. */
-const pure = ["lib", "ubus", "nodes", "flows", "publish", "config", "cli", "fake"];
+const pure = ["lib", "ubus", "nodes", "flows", "publish", "spin", "config", "cli", "fake", "package", "threats"];
 const limitMs = 480_000;
 
 interface Outcome {

@@ -18,13 +18,7 @@ import { type Kernel, openKernel } from "../kernel/kernel.ts";
 import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
-import {
-  ExternalSource,
-  openRpcSocket,
-  Rpc,
-  type RpcSocket,
-  rpcMethods,
-} from "../spin/spin.ts";
+import { ExternalSource, openRpcSocket, Rpc, type RpcSocket, rpcMethods } from "../spin/spin.ts";
 import type { Cancel, System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import { connectUbus, type Ubus } from "../ubus/ubus.ts";
@@ -32,7 +26,9 @@ import { type DoorParts, spinDoor } from "./door.ts";
 import { Enforce } from "./enforce.ts";
 import { explain } from "./explain.ts";
 import { externalSink } from "./external.ts";
+import { Leasing, tablesObject } from "./leasing.ts";
 import { ownMethods } from "./methods.ts";
+import { neighboursObject, Resolving } from "./resolving.ts";
 import { Senses } from "./senses.ts";
 import { type Loaded, loadState, type State } from "./state.ts";
 import { takeOver, takeOverOnce } from "./takeover.ts";
@@ -77,6 +73,8 @@ class Running implements Agent {
   #rpcSocket: RpcSocket | undefined;
   #external: ExternalSource | undefined;
   #captures: Captures | undefined;
+  #leasing: Leasing | undefined;
+  #resolving: Resolving | undefined;
   /** Everything that was to be opened is open. */
   #ready = false;
   #closed = false;
@@ -112,6 +110,7 @@ class Running implements Agent {
     const rpc = this.#offerDecisions();
     await this.#taps.open();
     await this.#enforce.openTap();
+    await this.#openLinkRooms();
     this.#senses = new Senses(
       system,
       { nodes: this.#nodes, flows: this.#flows },
@@ -122,9 +121,20 @@ class Running implements Agent {
         dhcpConfig: main.dhcpConfig,
         tapCounters: () => this.#taps.dnsCounters,
         noticed: () => this.#noticed(),
+        onLink: (link, isThere) => {
+          this.#resolving?.link(link, isThere);
+          this.#leasing?.link(link, isThere);
+        },
+        onAddress: (address, isThere) => {
+          this.#resolving?.address(address, isThere);
+          this.#leasing?.address(address, isThere);
+        },
+        onNeighbour: (neighbour, isThere) => this.#resolving?.neighbour(neighbour, isThere),
+        onRoutes: (routes) => this.#leasing?.routes(routes),
       },
     );
     await this.#senses.open();
+    if (this.#senses.followsLinks) this.#leasing?.begin();
     await this.#openSockets(rpc);
     if (mqtt.enabled) {
       this.#telling = new Telling(system, mqtt, {
@@ -150,6 +160,8 @@ class Running implements Agent {
     this.#enforce.close();
     this.#senses?.close();
     this.#external?.close();
+    this.#resolving?.close();
+    await this.#leasing?.close();
     await Promise.all([this.#taps.close(), this.#rpcSocket?.close(), this.#captures?.close()]);
     this.#ubus?.close();
     await this.#telling?.close();
@@ -201,7 +213,9 @@ class Running implements Agent {
       },
       // What a far name is answered changes all the time: the boot text may lag behind. Devices' addresses don't.
       onEnds: (ids) => {
-        this.#enforce.replan(ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0));
+        const isNear = ids.some((id) => (this.#nodes.end(id)?.macs.length ?? 0) > 0);
+        this.#enforce.replan(isNear);
+        if (isNear) this.#state.moved();
         for (const list of listNames) {
           if (ids.some((id) => this.#flows.isListed(list, id))) this.#telling?.publish.listChanged(list);
         }
@@ -370,12 +384,29 @@ class Running implements Agent {
       nodes: { ...this.#nodes.status } as JsonObject,
       flows: { ...this.#flows.counters } as JsonObject,
       senses: { ...this.#senses?.status, ...this.#taps.status } as JsonObject,
+      tables: this.#leasing?.status ?? {},
+      neighbours: { ...this.#resolving?.status } as JsonObject,
       rpc: { ...this.#rpcSocket?.counters } as JsonObject,
       external: { ...this.#external?.counters } as JsonObject,
       mqtt: { ...this.#telling?.status } as JsonObject,
       damaged: [...this.#state.damages],
       storage: this.#state.faults,
     };
+  }
+
+  /** Tables and neighbours follow the links. What cannot be opened is said; the agent runs without. */
+  async #openLinkRooms(): Promise<void> {
+    const ubus = this.#ubus!;
+    try {
+      this.#leasing = await Leasing.open(this.#system, this.#options.config, ubus);
+      this.#resolving = new Resolving(this.#system, ubus);
+      this.#offer({
+        [tablesObject]: this.#leasing.methods,
+        [neighboursObject]: this.#resolving.methods,
+      });
+    } catch (thrown) {
+      this.#system.log("error", messageOf(thrown));
+    }
   }
 
   /** SPIN's sockets, where they are wanted. One that cannot be opened is said; the agent runs without. */
@@ -424,6 +455,7 @@ class Running implements Agent {
     const [nodes, flows] = [this.#nodes, this.#flows];
     nodes.tick(at);
     flows.tick(at.now);
+    this.#leasing?.tick();
     this.#noticed();
     const news = takeNews(nodes);
     for (const { address, claimant, holder } of nodes.takeConflicts()) {

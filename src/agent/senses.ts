@@ -10,8 +10,10 @@ import { parseUci, type UciSection } from "../config/config.ts";
 import type { Flows } from "../flows/flows.ts";
 import {
   type ConntrackWatch,
+  type DefaultRoute,
   type Delta,
   type InterfaceAddress,
+  type Link,
   type Neighbour,
   type NflogCounters,
   type RouteWatch,
@@ -34,6 +36,11 @@ export interface SensesOptions {
   tapCounters(): NflogCounters | undefined;
   /** After evidence was taken in that may have changed nodes. */
   noticed(): void;
+  /** Everything that rtnetlink tells, as it comes: links before their addresses and neighbours. */
+  onLink?(link: Link, isThere: boolean): void;
+  onAddress?(address: InterfaceAddress, isThere: boolean): void;
+  onNeighbour?(neighbour: Neighbour, isThere: boolean): void;
+  onRoutes?(routes: readonly DefaultRoute[]): void;
 }
 
 /** From one reading of the connections' counters to the next. */
@@ -68,10 +75,22 @@ export class Senses {
     // Interfaces first: they tell whose neighbours count, and which addresses are ours.
     await this.#try(async () => {
       this.#route = await watchRoute(this.#system, {
-        onLink: (_, link) => this.#placeLink(link.ifindex),
-        onAddress: (change, address) => this.#address(address, change !== "remove"),
-        onNeighbour: (change, neighbour) => this.#neighbour(neighbour, change === "remove"),
-        onRoutes: () => this.#hops(),
+        onLink: (change, link) => {
+          this.#placeLink(link.ifindex);
+          this.#options.onLink?.(link, change !== "remove");
+        },
+        onAddress: (change, address) => {
+          this.#address(address, change !== "remove");
+          this.#options.onAddress?.(address, change !== "remove");
+        },
+        onNeighbour: (change, neighbour) => {
+          this.#neighbour(neighbour, change === "remove");
+          this.#options.onNeighbour?.(neighbour, change !== "remove");
+        },
+        onRoutes: (routes) => {
+          this.#hops();
+          this.#options.onRoutes?.(routes);
+        },
         onFault: (fault) => this.#system.log("warning", fault.message),
       });
       for (const link of this.#route.links()) this.#placeLink(link.ifindex);
@@ -96,6 +115,11 @@ export class Senses {
     for (const cancel of this.#cancels.splice(0)) cancel();
     this.#route?.close();
     this.#conntrack?.close();
+  }
+
+  /** Whether links and addresses are followed: else nothing is known of them. */
+  get followsLinks(): boolean {
+    return this.#route !== undefined;
   }
 
   /** Figures for the status: what was read, lost and dropped. */

@@ -117,6 +117,12 @@ export class State {
     return [...(isNews ? [this.saveNodes()] : []), this.saveFlows()];
   }
 
+  /** A device that decisions name has another address: the next life must not begin with the old one. */
+  moved(): void {
+    if (this.#maySaveNow()) this.saveNodes().catch(() => {});
+    else this.#nodesStore.saveSoon(() => this.#nodes.save(this.#moment), strangersMs);
+  }
+
   /** After evidence: new devices go to disk at once, the rest in its time. */
   noticed(): void {
     if (!this.#nodes.dirty) return;

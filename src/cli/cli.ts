@@ -13,7 +13,9 @@ import { ubusVerbs } from "./ubus.ts";
 import { type CommandLine, noFlags, parseFlags, type Verb } from "./verb.ts";
 
 export { captureVerb } from "./capture.ts";
+export { leaseVerb } from "./lease.ts";
 export { replayVerb } from "./replay.ts";
+export { tablesVerb } from "./tables.ts";
 export type { CommandLine, Context, Flags, Verb } from "./verb.ts";
 
 /** The command line was wrong. */

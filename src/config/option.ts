@@ -79,7 +79,10 @@ export function path(fallback: string, doc: string, empty: "may be empty" | "nev
 
 /** The name of a network interface, as the kernel takes them. */
 export function device(fallback: string, doc: string): Option<string> {
-  return text(fallback, "an interface name", { doc, accepts: (name) => /^[^\s/:]{1,15}$/.test(name) });
+  return text(fallback, "an interface name", {
+    doc,
+    accepts: (name) => /^[A-Za-z0-9_.@-]{1,15}$/.test(name),
+  });
 }
 
 /** A host name or an address. */

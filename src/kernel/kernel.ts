@@ -27,6 +27,7 @@ export { type Backend, type Place, reportBytes, reportThreshold } from "./enforc
 export { entriesToCut } from "./entries.ts";
 export { blockedBy, type Explanation, explainer, explainPlan, type Packet, type Reason } from "./explain.ts";
 export type { SteerRoute, SteerRule } from "./fib.ts";
+export { type NeighbourSteering, openNeighbourSteering } from "./neighbour.ts";
 export { type LoggedPacket, Nflog, type NflogCounters, type NflogOptions, openNflog } from "./nflog.ts";
 export { type HeldPacket, Nfqueue, type NfqueueOptions, openNfqueue } from "./nfqueue.ts";
 export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";

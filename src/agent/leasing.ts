@@ -1,0 +1,242 @@
+/**
+ * Leases of routing tables, joined to the machine: kernel rules, disk, netifd, and Table Allocator's old socket.
+ *
+ * Kept: the links, addresses and default routes as rtnetlink tells them, for tables to look at. What changes in one
+ * breath is told to the tables once.
+ */
+
+import type { Config } from "../config/config.ts";
+import {
+  type DefaultRoute,
+  type InterfaceAddress,
+  type Link,
+  openSteering,
+  type Steering,
+} from "../kernel/kernel.ts";
+import type { Address, Family } from "../lib/address.ts";
+import { type Fault, messageOf } from "../lib/fault.ts";
+import type { JsonObject } from "../lib/json.ts";
+import type { Cancel, System } from "../system/system.ts";
+import {
+  netifdOverUbus,
+  openJournal,
+  openTableSocket,
+  parseInterfaces,
+  Reserved,
+  renderTableLease,
+  type TableSocket,
+  Tables,
+  tableFamilies,
+  tableMethods,
+} from "../tables/tables.ts";
+import type { Methods } from "../ubus/methods.ts";
+import type { Ubus } from "../ubus/ubus.ts";
+
+/** FRA_PROTOCOL and RTA_PROTOCOL of our rules and routes; nobody else's in iproute2's rt_protos. */
+const protocol = 71;
+const bootId = "/proc/sys/kernel/random/boot_id";
+const netifd = "network.interface";
+export const tablesObject = "gatehouse.tables";
+
+export class Leasing {
+  readonly #system: System;
+  readonly #ubus: Ubus;
+  readonly #tables: Tables;
+  readonly #steering: Steering;
+  readonly #reserved: Reserved;
+  readonly #damages: readonly string[];
+  readonly #cancels: Cancel[] = [];
+  readonly #links = new Map<number, Link>();
+  readonly #addresses = new Map<string, InterfaceAddress>();
+  #routes: readonly DefaultRoute[] = [];
+  #socket: TableSocket | undefined;
+  /** Told later, or not yet at all: what is missing from half a picture would seem to be gone. */
+  #isTelling = true;
+
+  private constructor(
+    system: System,
+    parts: {
+      ubus: Ubus;
+      steering: Steering;
+      reserved: Reserved;
+      damages: readonly string[];
+      tables(leasing: Leasing): Tables;
+    },
+  ) {
+    this.#system = system;
+    this.#ubus = parts.ubus;
+    this.#steering = parts.steering;
+    this.#reserved = parts.reserved;
+    this.#damages = parts.damages;
+    this.#tables = parts.tables(this);
+  }
+
+  /** Reads what was leased, and begins to serve the old socket. @throws Fault if the kernel cannot be steered. */
+  static async open(system: System, config: Config, ubus: Ubus): Promise<Leasing> {
+    const bytes = await system.read(bootId).catch(() => undefined);
+    const boot = bytes ? new TextDecoder().decode(bytes).trim() : "";
+    const onFault = (fault: Fault | undefined) => {
+      if (fault) system.log("warning", fault.message);
+    };
+    const steering = openSteering(system, {
+      protocol,
+      onFault,
+      onRepair: (what) =>
+        system.log(
+          "warning",
+          `Routing rules of ours were changed by somebody else; repaired: ${what.slice(0, 5).join("; ")}`,
+        ),
+    });
+    const reserved = new Reserved(system);
+    await reserved.open();
+    const { journal, saved, damages } = await openJournal(system, {
+      directory: config.main.stateDir,
+      boot,
+      onFault,
+    });
+    for (const damage of damages) system.log("error", damage);
+    const { first, count, family, timeout, rest, maxPerOwner, socket } = config.tables;
+    const tables = (leasing: Leasing) =>
+      new Tables(
+        system,
+        {
+          ...{
+            first,
+            count,
+            maxPerOwner,
+            boot,
+            families: tableFamilies.filter((each) => family.includes(each)),
+          },
+          lifetimeMs: timeout * 1_000,
+          restMs: rest * 1_000,
+          steers: steering,
+          keep: (records, whole) => journal.keep(records, whole),
+          isReserved: (table) => reserved.has(table),
+          gatewayOf: (name, version) => leasing.#gatewayOf(name, version),
+          netifd: netifdOverUbus((path, method, args) => ubus.call(path, method, args)),
+          notify: (kind, lease, by) => leasing.#notify(kind, lease, by),
+          onFault,
+        },
+        saved,
+      );
+    const leasing = new Leasing(system, { ubus, steering, reserved, damages, tables });
+    leasing.#followNetifd();
+    leasing.#listen(socket);
+    return leasing;
+  }
+
+  get methods(): Methods {
+    return tableMethods(this.#tables, this.#system);
+  }
+
+  get status(): JsonObject {
+    return {
+      leases: [...this.#tables.all()].length,
+      socket: { ...this.#socket?.counters },
+      damaged: [...this.#damages],
+    };
+  }
+
+  /** Everything that is there has been told. */
+  begin(): void {
+    this.#isTelling = false;
+    this.#look();
+  }
+
+  link(link: Link, isThere: boolean): void {
+    if (isThere) this.#links.set(link.ifindex, link);
+    else this.#links.delete(link.ifindex);
+    this.#look();
+  }
+
+  address(address: InterfaceAddress, isThere: boolean): void {
+    const key = `${address.ifindex} ${address.address}`;
+    if (isThere) this.#addresses.set(key, address);
+    else this.#addresses.delete(key);
+    this.#look();
+  }
+
+  routes(routes: readonly DefaultRoute[]): void {
+    this.#routes = routes;
+    this.#look();
+  }
+
+  tick(): void {
+    this.#tables.tick();
+  }
+
+  /** Rules and leases stay. */
+  async close(): Promise<void> {
+    for (const cancel of this.#cancels.splice(0)) cancel();
+    this.#socket?.close();
+    this.#reserved.close();
+    await this.#tables.settled().catch(() => {});
+    this.#steering.close();
+  }
+
+  /** At the end of this batch of news, however many there are in it. */
+  #look(): void {
+    if (this.#isTelling) return;
+    this.#isTelling = true;
+    void Promise.resolve().then(() => {
+      this.#isTelling = false;
+      const nameOf = (ifindex: number) => this.#links.get(ifindex)?.name;
+      const placed = [...this.#addresses.values()].flatMap(({ ifindex, address, prefixLength }) => {
+        const name = nameOf(ifindex);
+        return name === undefined ? [] : [{ interface: name, ifindex, address, prefixLength }];
+      });
+      const links = [...this.#links.values()].map(({ name, ifindex }) => ({ interface: name, ifindex }));
+      this.#tables.addresses(placed, links);
+    });
+  }
+
+  #gatewayOf(device: string, family: Family): Address | undefined {
+    const hops = this.#routes
+      .filter((route) => route.family === family)
+      .sort((one, other) => one.metric - other.metric)
+      .flatMap((route) => route.hops);
+    return hops.find((hop) => this.#links.get(hop.ifindex)?.name === device)?.gateway;
+  }
+
+  #notify(kind: string, lease: Parameters<typeof renderTableLease>[0], by: string | undefined): void {
+    const shown = renderTableLease(lease, this.#tables, this.#system.now()) as JsonObject;
+    const data = by === undefined ? shown : { ...shown, by };
+    // Nobody may be there to hear it.
+    if (this.#ubus.hasSubscribers(tablesObject)) this.#ubus.notify(tablesObject, kind, data).catch(() => {});
+  }
+
+  /** What happened does not count, only what is: each event makes us ask for all. */
+  #followNetifd(): void {
+    let isAsking = false;
+    let again = false;
+    const ask = async () => {
+      again = true;
+      if (isAsking) return;
+      isAsking = true;
+      while (again) {
+        again = false;
+        try {
+          this.#tables.interfaces(parseInterfaces(await this.#ubus.call(netifd, "dump")));
+        } catch {
+          // Where there is no netifd, there are no interfaces of its.
+        }
+      }
+      isAsking = false;
+    };
+    const heard = this.#ubus.listen(netifd, () => void ask());
+    this.#cancels.push(() => heard.cancel());
+    void ask();
+  }
+
+  #listen(name: string): void {
+    if (name === "") return;
+    try {
+      this.#socket = openTableSocket(this.#system, this.#tables, {
+        name,
+        onFault: (fault) => this.#system.log("warning", fault.message),
+      });
+    } catch (thrown) {
+      this.#system.log("error", messageOf(thrown));
+    }
+  }
+}
