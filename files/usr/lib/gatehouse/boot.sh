@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2086,SC2317  # Words are split on purpose, and functions called by name.
 # Puts the blocks of the last run in force again, without the agent: boot.sh STATE_DIRECTORY
 # Loading them twice, or over rules that stand, changes nothing. A file that is cut off or refused is replaced by
 # its copy, and does not keep others out.
@@ -19,7 +20,6 @@ load_ipset() {
 load_xtables() {
 	text=$(while read -r line; do
 		case $line in
-		# shellcheck disable=SC2086
 		"-I "*) $tool -C ${line#-I } 2>/dev/null && continue ;;
 		esac
 		printf '%s\n' "$line"

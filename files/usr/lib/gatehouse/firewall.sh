@@ -1,0 +1,5 @@
+#!/bin/sh
+# The firewall's include, sourced after each of its starts and reloads: puts the blocks in force again, which a flush
+# may have taken. Loading them over rules that stand changes nothing.
+
+sh /usr/lib/gatehouse/boot.sh "$(uci -q get gatehouse.main.state_dir || echo /etc/gatehouse)"
