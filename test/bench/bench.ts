@@ -12,6 +12,7 @@ import { knock, measureBlocks, openConnections, serveConnections } from "./block
 import { measureBus, serveEcho } from "./bus.ts";
 import { arrivals, measureCut, stream } from "./cut.ts";
 import { flood, measureFlood } from "./flood.ts";
+import { measureNeighbours } from "./neighbours.ts";
 import { measureSize } from "./size.ts";
 import { measureStart } from "./start.ts";
 
@@ -21,6 +22,7 @@ const sections: Record<string, () => Promise<void>> = {
   bus: measureBus,
   cut: measureCut,
   flood: measureFlood,
+  neighbours: measureNeighbours,
   blocks: measureBlocks,
 };
 
