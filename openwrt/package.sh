@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the packages out of the bundle, the addon, files/ and po/:
+# Makes the packages out of the bundle, the addon, files/ and the translations:
 #
 #     dist/gatehouse_VERSION_ARCH.ipk, dist/luci-app-gatehouse_VERSION_all.ipk    opkg, OpenWrt up to 24.10
 #     dist/gatehouse-VERSION.apk, dist/luci-app-gatehouse-VERSION.apk             apk v3, OpenWrt 25.12 and later
@@ -46,7 +46,7 @@ luci_tree() { # luci_tree FOLDER
 		cp -R "files/$part" "$1/$part"
 	done
 	mkdir -p "$1/usr/lib/lua/luci/i18n"
-	for catalogue in po/*/gatehouse.po; do
+	for catalogue in openwrt/luci-app-gatehouse/po/*/gatehouse.po; do
 		language="$(basename "$(dirname "$catalogue")")"
 		# LuCI's own name of the language.
 		[ "$language" = zh_Hans ] && language=zh-cn

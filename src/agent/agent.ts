@@ -15,7 +15,7 @@ import { Captures, captureMethods } from "../capture/capture.ts";
 import type { Config } from "../config/config.ts";
 import { Flows, flowMethods, listNames, spinMethods } from "../flows/flows.ts";
 import { type Kernel, openKernel } from "../kernel/kernel.ts";
-import { messageOf } from "../lib/fault.ts";
+import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
 import { ExternalSource, openRpcSocket, Rpc, type RpcSocket, rpcMethods } from "../spin/spin.ts";
@@ -28,6 +28,7 @@ import { explain } from "./explain.ts";
 import { externalSink } from "./external.ts";
 import { Leasing, tablesObject } from "./leasing.ts";
 import { ownMethods } from "./methods.ts";
+import { momentOf } from "./moment.ts";
 import { neighboursObject, Resolving } from "./resolving.ts";
 import { Senses } from "./senses.ts";
 import { type Loaded, loadState, type State } from "./state.ts";
@@ -170,8 +171,7 @@ class Running implements Agent {
   }
 
   get #moment(): Moment {
-    const date = this.#system.date();
-    return { now: this.#system.now(), date, offsetMs: this.#system.zoneOffsetMs(date) };
+    return momentOf(this.#system);
   }
 
   async #loadState(): Promise<Loaded> {
@@ -209,7 +209,7 @@ class Running implements Agent {
       }),
       onMerge: (old, into) => this.#merged(old, into),
       onSplit: (old, from) => {
-        if (this.#flows.split(old, from)) void this.#enforce.moved();
+        if (this.#flows.split(old, from)) this.#enforce.moved();
       },
       // What a far name is answered changes all the time: the boot text may lag behind. Devices' addresses don't.
       onEnds: (ids) => {
@@ -255,7 +255,9 @@ class Running implements Agent {
       },
     );
     // A crash may have fallen between the saves of nodes and flows.
-    if (flows.reconcile()) this.#enforce.syncPins();
+    if (!flows.reconcile()) return;
+    this.#enforce.syncPins();
+    this.#state.saveFlows().catch(() => {});
   }
 
   #merged(old: number, into: number): void {
@@ -263,7 +265,7 @@ class Running implements Agent {
     for (const [one, other] of dropped) {
       this.#system.log("warning", `the block of ${one} and ${other} ended: they are one node now`);
     }
-    if (changed) void this.#enforce.moved();
+    if (changed) this.#enforce.moved();
   }
 
   #noticed(): void {
@@ -292,13 +294,7 @@ class Running implements Agent {
     this.#offer({
       gatehouse: ownMethods({
         status: () => this.#status(),
-        explain: (from, to) =>
-          explain([from, to], {
-            nodes: this.#nodes,
-            flows: this.#flows,
-            kernel: this.#kernel!,
-            dateOf: (at) => this.#dateOf(at),
-          }),
+        explain: (from, to) => this.#explain(from, to),
         print: () => this.#kernel?.printAll() ?? "",
         takeOver: async (directory) => {
           const taken = await takeOver(this.#system, directory, this.#doorParts);
@@ -308,7 +304,7 @@ class Running implements Agent {
       "gatehouse.nodes": this.#durably(
         nodeMethods(this.#nodes, {
           changed: async () => {
-            await Promise.all([this.#state.saveNodes(), this.#enforce.following]);
+            await Promise.all([this.#state.saveNodes(), this.#enforce.settled()]);
           },
         }),
       ),
@@ -361,6 +357,13 @@ class Running implements Agent {
       moment: () => this.#moment,
       saveNodes: () => this.#state.saveNodes(),
     };
+  }
+
+  #explain(from: string, to: string): JsonObject {
+    const kernel = this.#kernel;
+    if (!kernel) throw new Fault("closed", "Cannot explain: the rules are not in force yet");
+    const dateOf = (at: number) => this.#dateOf(at);
+    return explain([from, to], { nodes: this.#nodes, flows: this.#flows, kernel, dateOf });
   }
 
   #dateOf(at: number): number {

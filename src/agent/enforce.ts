@@ -43,6 +43,7 @@ export class Enforce {
   /** A new plan is about to be made; true: its boot text must not lag. */
   #replanning: boolean | undefined;
   #following: Promise<void> | undefined;
+  #saving: Promise<void> = Promise.resolve();
   #tapped = false;
   /** Answers are to wait; they do, unless the queue could not be opened. */
   #wanted = false;
@@ -113,10 +114,15 @@ export class Enforce {
   }
 
   /** Decisions moved with their nodes: pins, rules and disk follow. The disk's fault was reported, and is retried. */
-  moved(): Promise<unknown> {
+  moved(): void {
     this.syncPins();
     this.replan(true);
-    return Promise.all([this.#following, this.#parts.state.saveFlows().catch(() => {})]);
+    this.#saving = this.#parts.state.saveFlows().catch(() => {});
+  }
+
+  /** Resolves when rules and disk have followed what moved. */
+  async settled(): Promise<void> {
+    await Promise.all([this.#following, this.#saving]);
   }
 
   /** Pins the nodes that decisions name, so that they stay and are stored. */

@@ -26,6 +26,7 @@ import { type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../
 import type { Cancel, System } from "../system/system.ts";
 import { Accounts } from "./accounts.ts";
 import { type BlindSpot, Honesty } from "./honesty.ts";
+import { momentOf } from "./moment.ts";
 
 export interface SensesOptions {
   readonly lanDevices: readonly string[];
@@ -156,7 +157,7 @@ export class Senses {
   }
 
   get #moment(): Moment {
-    return { now: this.#system.now(), date: this.#system.date() };
+    return momentOf(this.#system);
   }
 
   async #try(open: () => Promise<void>): Promise<void> {

@@ -11,6 +11,7 @@ import type { Fault } from "../lib/fault.ts";
 import { type Moment, type Nodes, nodesFormat } from "../nodes/nodes.ts";
 import { openStore, type Store } from "../system/store.ts";
 import type { System } from "../system/system.ts";
+import { momentOf } from "./moment.ts";
 
 /** Changes that a crash may lose wait this long for company. */
 const lazySaveMs = 30_000;
@@ -146,7 +147,7 @@ export class State {
   }
 
   get #moment(): Moment {
-    return { now: this.#system.now(), date: this.#system.date() };
+    return momentOf(this.#system);
   }
 
   /** Whoever invents devices by the thousand must not wear the flash: some at once, then one save in a while. */

@@ -21,6 +21,7 @@ import { type Fault, messageOf } from "../lib/fault.ts";
 import { packetHead } from "../lib/packet.ts";
 import type { Moment, Nodes } from "../nodes/nodes.ts";
 import type { System } from "../system/system.ts";
+import { momentOf } from "./moment.ts";
 
 export interface TapsOptions {
   /** NFLOG groups of DNS and of dropped packets, and the NFQUEUE of answers that wait. */
@@ -135,7 +136,7 @@ export class Taps {
   }
 
   get #moment(): Moment {
-    return { now: this.#system.now(), date: this.#system.date() };
+    return momentOf(this.#system);
   }
 
   #tapped(packet: Uint8Array): void {

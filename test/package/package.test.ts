@@ -30,7 +30,7 @@ let tree: string;
 
 function make(): string {
   const folder = mkdtempSync(join(tmpdir(), "package-"));
-  for (const part of ["files", "openwrt", "po", "package.json", "dist/gatehouse", "dist/netio.node"]) {
+  for (const part of ["files", "openwrt", "package.json", "dist/gatehouse", "dist/netio.node"]) {
     mkdirSync(join(folder, "dist"), { recursive: true });
     cpSync(join(root, part), join(folder, part), { recursive: true, verbatimSymlinks: true });
   }

@@ -1,5 +1,5 @@
 /**
- * Translations: which texts there are to translate, and what the catalogues in po/ say.
+ * Translations: which texts there are to translate, and what the catalogues in openwrt/luci-app-gatehouse/po say.
  *
  * PO=write writes the template anew and leaves the languages to translators.
  */
@@ -10,6 +10,7 @@ import { callsOf } from "./script.ts";
 
 export const languages = ["de", "nl", "zh_Hans"] as const;
 
+const catalogues = "openwrt/luci-app-gatehouse/po";
 const root = process.cwd();
 const menuFile = "files/usr/share/luci/menu.d/luci-app-gatehouse.json";
 const aclFile = "files/usr/share/rpcd/acl.d/luci-app-gatehouse.json";
@@ -34,10 +35,10 @@ export function messagesOf(scripts: readonly string[]): Set<string> {
   return all;
 }
 
-/** A catalogue of po/ as English text → translation. */
+/** A catalogue as English text → translation. */
 export function readCatalogue(path: string): Map<string, string> {
   const messages = new Map<string, string>();
-  for (const block of readFileSync(join(root, "po", path), "utf8").split(/\n{2,}/)) {
+  for (const block of readFileSync(join(root, catalogues, path), "utf8").split(/\n{2,}/)) {
     const part = (word: string) => {
       const lines = new RegExp(`^${word} ((?:".*"\\n?)+)`, "m").exec(block)?.[1];
       return lines === undefined
@@ -57,7 +58,7 @@ export function readCatalogue(path: string): Map<string, string> {
 }
 
 function writeTemplate(messages: ReadonlySet<string>): void {
-  const path = join(root, "po/templates/gatehouse.pot");
+  const path = join(root, catalogues, "templates/gatehouse.pot");
   const entries = [...messages].sort().map((each) => `msgid ${JSON.stringify(each)}\nmsgstr ""\n`);
   mkdirSync(dirname(path), { recursive: true });
   writeFileSync(
