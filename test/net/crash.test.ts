@@ -100,7 +100,7 @@ test("a full disk refuses the decision, keeps what is acknowledged, and is told"
   const trial = new Trial(lab);
   try {
     await lab.agent.stop();
-    await must(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", paths.state]);
+    await must(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", paths.state]);
     await trial.start();
     const stream = await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
     const find = async (address: string) =>
@@ -111,7 +111,7 @@ test("a full disk refuses the decision, keeps what is acknowledged, and is told"
     const [node1, node2] = [await find("10.77.0.10"), await find(servers.web.address4)];
     assert.is((await trial.ubus.call("spin", "blockflow", { node1, node2, block: 1 })).return, 0);
     await stream.isCut();
-    await lab.exec("router", ["sh", "-c", `head -c 200000 /dev/zero > ${paths.state}/ballast`]);
+    await lab.exec("router", ["sh", "-c", `head -c 500000 /dev/zero > ${paths.state}/ballast`]);
     const other = await lab.stream({ from: "camera", to: servers.web.address4, kind: "udp" });
     const camera = await find("10.77.0.11");
     const refused = await trial.ubus.call("spin", "blockflow", { node1: camera, node2, block: 1 }).then(
