@@ -3,7 +3,7 @@
  * and what is explained about a block, which must be what happens to packets.
  */
 
-import { cpSync, readFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
@@ -278,6 +278,44 @@ test("a merge carries the block over, is told, answers under the old id, and is 
     const other = await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
     await other.flows();
     heard.end();
+  } finally {
+    await lab.close();
+  }
+});
+
+test("a device's packets come out as a capture, and a capture goes in by the socket for external sources", async () => {
+  const socket = "/run/gatehouse-extsrc.sock";
+  const lab = await Lab.up({ agent: false });
+  try {
+    const file = readFileSync(paths.configuration, "utf8");
+    writeFileSync(
+      paths.configuration,
+      file.replace("option backend", `option extsrc_socket '${socket}'\n\toption backend`),
+    );
+    await lab.bus.start();
+    await lab.agent.start();
+    await lab.stream({ from: "camera", to: servers.web.address4, kind: "udp" });
+    await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
+    const camera = await idOf(lab, "10.77.0.11");
+    await lab.must("router", ["sh", "-c", `gatehouse capture ${camera} -s 2 > /run/lab/camera.pcap`]);
+    const shown = await lab.must("router", ["tcpdump", "-nn", "-r", "/run/lab/camera.pcap"]);
+    assert.match(shown, /10\.77\.0\.11\.\d+ > 198\.51\.100\.10\.5004/);
+    assert.match(shown, /198\.51\.100\.10\.5004 > 10\.77\.0\.11/);
+    assert.not.match(shown, /10\.77\.0\.10\b/);
+    const before = await lab.must("router", ["gatehouse", "print"]);
+    const sample = join(process.cwd(), "test/cli/fixtures/lan-sample.pcap");
+    await lab.must("router", ["gatehouse", "replay", sample, "-R", "-e", socket]);
+    await eventually("a name of the capture", async () => {
+      const { nodes } = (await lab.call("gatehouse.nodes", "list")) as unknown as {
+        nodes: { domains: string[] }[];
+      };
+      return nodes.some((node) => node.domains.includes("cdn-a.example.com."));
+    });
+    assert.is(await lab.must("router", ["gatehouse", "print"]), before, "a replay touches no rule");
+    const alone = JSON.parse(await lab.must("router", ["gatehouse", "replay", sample, "--json"])) as {
+      nodes: unknown[];
+    };
+    assert.ok(alone.nodes.length > 4);
   } finally {
     await lab.close();
   }
