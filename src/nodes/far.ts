@@ -29,6 +29,8 @@ export interface DnsQuery {
   /** Presentation form with trailing dot, any case. */
   readonly name: string;
   readonly type: number;
+  /** What it came by: a question over TCP is not answered over UDP. Default UDP. */
+  readonly transport?: "tcp";
 }
 
 /** An answer that was sent to a client. */
@@ -303,5 +305,5 @@ function lastUse(holding: Holding): number {
 
 /** The name last: it may contain anything. */
 function questionKey(query: DnsQuery, name: string): string {
-  return `${query.clientPort} ${query.id} ${query.type} ${query.server} ${name}`;
+  return `${query.transport ?? "udp"} ${query.clientPort} ${query.id} ${query.type} ${query.server} ${name}`;
 }

@@ -81,9 +81,10 @@ function read(bytes: Uint8Array, packet: Packet, ports: Ports): TapMessage {
   if (questions.length !== 1 || question!.class !== CLASS_IN || flags.opcode !== 0)
     return dropped("question");
   const { name, type } = question!;
+  const over = packet.protocol === UDP ? {} : { transport: "tcp" as const };
   if (!flags.response && ports.destination === DNS_PORT) {
     const [client, server] = [packet.source, packet.destination];
-    return { kind: "query", query: { client, clientPort: ports.source, server, id, name, type } };
+    return { kind: "query", query: { client, clientPort: ports.source, server, id, name, type, ...over } };
   }
   if (flags.response && ports.source === DNS_PORT) {
     const [client, server] = [packet.destination, packet.source];
@@ -93,7 +94,7 @@ function read(bytes: Uint8Array, packet: Packet, ports: Ports): TapMessage {
     const answers = addresses.filter(({ address }) => address !== server);
     return {
       kind: "answer",
-      answer: { client, clientPort: ports.destination, server, id, name, type, answers },
+      answer: { client, clientPort: ports.destination, server, id, name, type, ...over, answers },
     };
   }
   return dropped("question");

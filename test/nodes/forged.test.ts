@@ -99,6 +99,7 @@ const forgeries: readonly (readonly [string, Uint8Array])[] = [
     "TCP, far from any connection",
     tcp({ sequence: 1, data: framed(answer({ ...asked, id: 8 }, [good])) }, back),
   ],
+  ["TCP, of a question over UDP", tcp({ sequence: 1, data: framed(answer(asked, [good])) }, back)],
 ];
 for (const [title, bytes] of forgeries) {
   test(`tapped(): an answer with ${title} changes nothing, and the real one still counts`, () => {
