@@ -13,6 +13,7 @@ const floors: Record<string, number> = {
   system: 1,
   ubus: 2,
   kernel: 2,
+  dns: 2,
   nodes: 3,
   flows: 3,
   tables: 3,

@@ -13,10 +13,11 @@
 
 import { Captures, captureMethods } from "../capture/capture.ts";
 import type { Config } from "../config/config.ts";
-import { Flows, flowMethods, listNames, spinMethods } from "../flows/flows.ts";
+import { Flows, flowMethods, spinMethods } from "../flows/flows.ts";
 import { type Kernel, openKernel } from "../kernel/kernel.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
+import { listNames } from "../lib/spin.ts";
 import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
 import { ExternalSource, openRpcSocket, Rpc, type RpcSocket, rpcMethods } from "../spin/spin.ts";
 import type { Cancel, System } from "../system/system.ts";

@@ -4,8 +4,9 @@
  */
 
 import type { Flows, Outcome } from "../flows/flows.ts";
-import { type Address, familyOf, prefixOf } from "../lib/address.ts";
+import type { Address } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
+import { singlePrefix } from "../lib/nets.ts";
 import type { Moment, Nodes } from "../nodes/nodes.ts";
 import type { Decision, SpinDoor } from "../spin/spin.ts";
 
@@ -29,18 +30,13 @@ export function spinDoor(parts: DoorParts): SpinDoor {
     deviceByMac: (mac) => nodes.deviceByMac(mac),
     deviceFlows: (id) => {
       const { now, date } = parts.moment();
-      const records = flows.deviceFlows(id, (at) => at + date - now);
-      return records.flatMap(({ to, dst_port, icmp_type, packets, bytes, lastseen }) =>
-        packets === undefined || bytes === undefined || lastseen === undefined
-          ? []
-          : { to, dstPort: dst_port, icmpType: icmp_type, packets, bytes, lastSeen: lastseen },
-      );
+      return flows.records(id).map(({ from, to, toPort, icmpType, packets, bytes, lastAt }) => ({
+        ...{ to: from === id ? to : from, dstPort: toPort, icmpType, packets, bytes },
+        lastSeen: Math.floor((lastAt + date - now) / 1_000),
+      }));
     },
     pairs: () => flows.pairs(),
-    listing: (list) => {
-      const { nodes: ids, prefixes } = flows.entries(list);
-      return { nodes: ids, nets: prefixes };
-    },
+    listEntries: (list) => flows.spinList(list),
     rename: (id, name) => changed(parts, id, () => nodes.rename(id, name)),
     async addNode(address) {
       let id: number | undefined;
@@ -90,5 +86,5 @@ function decisionOf(outcome: Outcome): Decision {
 function ownNets(nodes: Nodes) {
   const router = nodes.ids().find((id) => nodes.summary(id)?.kind === "router");
   const end = router === undefined ? undefined : nodes.end(router);
-  return (end?.addresses ?? []).map((address) => prefixOf(address, familyOf(address) === 4 ? 32 : 128));
+  return (end?.addresses ?? []).map(singlePrefix);
 }

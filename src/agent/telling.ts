@@ -5,7 +5,8 @@
  */
 
 import type { MqttConfig } from "../config/config.ts";
-import { type Flows, listNames } from "../flows/flows.ts";
+import type { Flows } from "../flows/flows.ts";
+import { listNames } from "../lib/spin.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import { Publish, type Stat } from "../publish/publish.ts";
 import { type Rpc, RpcTopic } from "../spin/spin.ts";

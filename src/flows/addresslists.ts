@@ -8,8 +8,9 @@
  */
 
 import type { Address, Prefix } from "../lib/address.ts";
-import type { ListName, Undo } from "./decision.ts";
-import { formatNet, Nets, singlePrefix, soleAddress } from "./nets.ts";
+import { formatNet, Nets, singlePrefix, soleAddress } from "../lib/nets.ts";
+import type { ListName } from "../lib/spin.ts";
+import type { Undo } from "./decision.ts";
 import type { Policy } from "./policy.ts";
 import type { Applied } from "./turns.ts";
 

@@ -3,10 +3,7 @@
  */
 
 import type { Prefix } from "../lib/address.ts";
-
-/** SPIN's lists, in the order of their numbers. */
-export const listNames = ["block", "ignore", "allow"] as const;
-export type ListName = (typeof listNames)[number];
+import type { ListName } from "../lib/spin.ts";
 
 export type Lists<Of> = Readonly<Record<ListName, Of>>;
 

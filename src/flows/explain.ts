@@ -5,8 +5,9 @@
 
 import type { Address } from "../lib/address.ts";
 import type { JsonObject } from "../lib/json.ts";
-import { type Entry, type ListName, pairOf } from "./decision.ts";
-import { formatNet } from "./nets.ts";
+import { formatNet } from "../lib/nets.ts";
+import type { ListName } from "../lib/spin.ts";
+import { type Entry, pairOf } from "./decision.ts";
 import type { Policy } from "./policy.ts";
 
 /** One end of the question: the nodes that may be meant, and addresses. */

@@ -10,20 +10,18 @@
 import type { End, Plan } from "../kernel/plan.ts";
 import type { Address, Prefix } from "../lib/address.ts";
 import type { Json } from "../lib/json.ts";
-import type { TrafficFlow } from "../lib/spin.ts";
+import { type ListName, listNames, type TrafficFlow } from "../lib/spin.ts";
 import { AddressLists } from "./addresslists.ts";
-import { authorOf, type Entry, type ListName, listNames, type Pair, pairOf } from "./decision.ts";
+import { authorOf, type Entry, type Pair, pairOf } from "./decision.ts";
 import { type Explanation, explain, type Party } from "./explain.ts";
-import { type DeviceFlow, deviceFlows } from "./figures.ts";
 import { type Activity, type FlowRecord, Ledger } from "./ledger.ts";
 import { type Merged, Policy } from "./policy.ts";
 import { type Dropped, type DroppedCounters, Reports } from "./reports.ts";
 import { type PolicyState, parsePolicy, policyVersion } from "./saved.ts";
 import { type Applied, type Outcome, Turns } from "./turns.ts";
 
-export { type Entry, type ListName, listNames, type Pair } from "./decision.ts";
+export type { Entry, Pair } from "./decision.ts";
 export type { Explanation, Party } from "./explain.ts";
-export type { DeviceFlow } from "./figures.ts";
 export type { Activity, FlowRecord } from "./ledger.ts";
 export { flowMethods, spinMethods } from "./methods.ts";
 export type { Merged } from "./policy.ts";
@@ -172,11 +170,6 @@ export class Flows implements Decisions {
   /** How many records a node has, or how many there are. */
   recordCount(node?: number): number {
     return this.#ledger.count(node);
-  }
-
-  /** A living node's flows as SPIN's `list_device_flows` has them. `dateOf` as in `explain`. */
-  deviceFlows(id: number, dateOf: (at: number) => number): DeviceFlow[] {
-    return deviceFlows(this.#ledger.list(id), { id, dateOf, partners: this.#policy.partners(id) });
   }
 
   /** The lines of the next traffic message; they are handed out once. */

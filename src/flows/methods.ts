@@ -10,11 +10,12 @@
 import { type Prefix, parsePrefix } from "../lib/address.ts";
 import { Fault, type FaultCode } from "../lib/fault.ts";
 import type { Json, JsonObject } from "../lib/json.ts";
+import { formatNet, soleAddress } from "../lib/nets.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
 import type { Caller, Methods } from "../ubus/methods.ts";
-import { type Entry, type ListName, listNames } from "./decision.ts";
+import type { Entry } from "./decision.ts";
 import { renderEntry, renderHits } from "./explain.ts";
 import type { FlowRecord, Flows, Outcome } from "./flows.ts";
-import { formatNet, soleAddress } from "./nets.ts";
 
 /** Outcomes that are no success, for SPIN's callers: a number, and a word. */
 const refusals: Readonly<Record<Exclude<Outcome["kind"], "done">, { status: number; code: FaultCode }>> = {

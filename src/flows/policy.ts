@@ -12,14 +12,14 @@
 import type { End, Plan } from "../kernel/plan.ts";
 import type { Address, Prefix } from "../lib/address.ts";
 import type { Json } from "../lib/json.ts";
+import { Nets } from "../lib/nets.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
 import {
   type Decision,
   type Entry,
   eachList,
   hit,
-  type ListName,
   type Lists,
-  listNames,
   type Member,
   type NetDecision,
   type Pair,
@@ -28,7 +28,6 @@ import {
   type Undo,
 } from "./decision.ts";
 import { Merges } from "./merges.ts";
-import { Nets } from "./nets.ts";
 import { Groups, type PolicyState, renderPolicy } from "./saved.ts";
 import { type Load, Standings, sumOf } from "./standings.ts";
 

@@ -8,6 +8,7 @@
  */
 
 import type { Address } from "../lib/address.ts";
+import { TCP, UDP } from "../lib/packet.ts";
 import type { TrafficFlow } from "../lib/spin.ts";
 import { type Connection, Lines } from "./lines.ts";
 import { numberOf } from "./tally.ts";
@@ -50,9 +51,6 @@ export type DroppedCounters = {
   readonly overflowBytes: number;
 };
 
-const tcp = 6;
-const udp = 17;
-
 export class Reports {
   readonly #detailed: Lines;
   readonly #summed: Lines;
@@ -83,7 +81,7 @@ export class Reports {
     if (!shown) counters.hidden++;
     else if (from === undefined || to === undefined) counters.unplaced++;
     else {
-      const hasPorts = protocol === tcp || protocol === udp;
+      const hasPorts = protocol === TCP || protocol === UDP;
       const bare: Connection = { from, to, protocol: hasPorts ? protocol : 0, fromPort: 0, toPort: 0 };
       if (this.#detailed.add(hasPorts ? { ...bare, fromPort, toPort } : bare, bytes, 1)) return;
       if (this.#summed.add(bare, bytes, 1)) return;

@@ -9,17 +9,10 @@
 
 import type { Prefix } from "../lib/address.ts";
 import { isObject, type Json } from "../lib/json.ts";
-import {
-  eachList,
-  type ListName,
-  type Lists,
-  listNames,
-  type Member,
-  maxAuthor,
-  type Pair,
-} from "./decision.ts";
+import { isPrefix } from "../lib/nets.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
+import { eachList, type Lists, type Member, maxAuthor, type Pair } from "./decision.ts";
 import type { Merge } from "./merges.ts";
-import { isPrefix } from "./nets.ts";
 import type { Standing } from "./standings.ts";
 
 /** Version of what is stored. */

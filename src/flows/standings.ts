@@ -7,15 +7,8 @@
  * present sleeps until they part.
  */
 
-import {
-  type Decision,
-  eachList,
-  type ListName,
-  type Lists,
-  listNames,
-  type NetDecision,
-  type Pair,
-} from "./decision.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
+import { type Decision, eachList, type Lists, type NetDecision, type Pair } from "./decision.ts";
 
 /** Decisions that say the same of the same living nodes. Never empty. */
 export type Standing = readonly Decision[];

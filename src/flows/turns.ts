@@ -8,7 +8,8 @@
  */
 
 import { Fault } from "../lib/fault.ts";
-import type { ListName, Undo } from "./decision.ts";
+import type { ListName } from "../lib/spin.ts";
+import type { Undo } from "./decision.ts";
 
 /** What came of a decision. */
 export type Outcome =

@@ -15,7 +15,8 @@
  */
 
 import { type Address, type Family, familyOf, type Mac, type Prefix } from "../lib/address.ts";
-import { type Nets, netsOf, onlyAddress } from "./nets.ts";
+import { soleAddress } from "../lib/nets.ts";
+import { type NetsApart, netsApart } from "./nets.ts";
 import type { End, Plan } from "./plan.ts";
 
 /** Addresses by family, MACs apart; each once, in the order they came. */
@@ -41,8 +42,8 @@ export interface Dispatch {
   readonly barred: Names;
   readonly exempt: Names;
   /** Prefixes of more than one address, none in another. */
-  readonly barredNets: Nets;
-  readonly exemptNets: Nets;
+  readonly barredNets: NetsApart;
+  readonly exemptNets: NetsApart;
   /** MACs of LAN devices that must not meet, in both orders: for frames that a bridge passes on. */
   readonly strangers: readonly (readonly [Mac, Mac])[];
   /** Whether any packet at all may be dropped. */
@@ -138,13 +139,13 @@ function keptBy(
 }
 
 /** A list's names and nets. A prefix of one address goes with the names: those are the cheaper to look up. */
-function listOf(ends: readonly End[], prefixes: readonly Prefix[]): [Names, Nets] {
+function listOf(ends: readonly End[], prefixes: readonly Prefix[]): [Names, NetsApart] {
   const names = namesOf(ends);
-  const nets = netsOf(prefixes);
+  const nets = netsApart(prefixes);
   const wide = { 4: [] as Prefix[], 6: [] as Prefix[] };
   for (const family of [4, 6] as const) {
     for (const net of nets[family]) {
-      const address = onlyAddress(net);
+      const address = soleAddress(net);
       if (address === undefined) wide[family].push(net);
       else names[family].add(address);
     }

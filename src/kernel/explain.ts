@@ -13,7 +13,7 @@
  */
 
 import type { Address, Mac, Prefix } from "../lib/address.ts";
-import { NetIndex } from "./nets.ts";
+import { finderOf } from "./nets.ts";
 import type { Plan } from "./plan.ts";
 
 /** A packet as rules see it. */
@@ -81,7 +81,7 @@ export function explainer(plan: Plan): (packet: Packet) => Explanation {
   const lists = (["exempt", "barred"] as const).map((kind) => ({
     kind,
     nodes: new Set(plan[kind]),
-    nets: new NetIndex(plan[`${kind}Nets`] ?? []),
+    netsWith: finderOf(plan[`${kind}Nets`] ?? []),
   }));
 
   const holdersOf = (address: Address, mac: Mac | undefined): Holder[] => {
@@ -99,10 +99,10 @@ export function explainer(plan: Plan): (packet: Packet) => Explanation {
       { side: "destination", address: destination, holders: holdersOf(destination, destinationMac) },
     ] as const;
     const met: Undecided[] = [];
-    for (const { kind, nodes, nets } of lists) {
+    for (const { kind, nodes, netsWith } of lists) {
       for (const { side, address, holders } of sides) {
         for (const holder of holders) if (nodes.has(holder.node)) met.push({ kind, side, ...holder });
-        for (const net of nets.holding(address)) met.push({ kind, side, by: "net", net });
+        for (const net of netsWith(address)) met.push({ kind, side, by: "net", net });
       }
     }
     for (const from of pairs.size > 0 ? sides[0].holders : []) {

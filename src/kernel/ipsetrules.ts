@@ -27,7 +27,7 @@
 import type { Address, Family, Mac } from "../lib/address.ts";
 import type { Dispatch, Keeper } from "./dispatch.ts";
 import { reportThreshold } from "./enforcer.ts";
-import type { Nets } from "./nets.ts";
+import type { NetsApart } from "./nets.ts";
 import { fingerprint } from "./nftrules.ts";
 import type { Owner } from "./plan.ts";
 
@@ -263,7 +263,7 @@ class Drawing {
   }
 
   /** Matches for source and destination in nets; none if there are none. */
-  #eitherNet(what: string, nets: Nets): string[] {
+  #eitherNet(what: string, nets: NetsApart): string[] {
     const list = nets[this.#family];
     if (list.length === 0) return [];
     const name = this.#setName(what);

@@ -26,7 +26,7 @@
 import type { Family } from "../lib/address.ts";
 import type { Dispatch, Keeper } from "./dispatch.ts";
 import { reportBytes, reportThreshold } from "./enforcer.ts";
-import type { Nets } from "./nets.ts";
+import type { NetsApart } from "./nets.ts";
 
 export type TableFamily = "inet" | "bridge" | "netdev";
 export type Hook = "forward" | "input" | "output" | "egress";
@@ -242,7 +242,7 @@ function lastRules(
 function netMatches(
   sets: Map<string, NftSet>,
   name: string,
-  ...[nets, version]: [nets: Nets, version: Family]
+  ...[nets, version]: [nets: NetsApart, version: Family]
 ): string[] {
   sets.set(`${name}${version}`, { ...setOf(types[version], nets[version]), interval: true });
   return ["saddr", "daddr"].map((side) => `${protocols[version]} ${side} @${name}${version}`);

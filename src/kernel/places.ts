@@ -5,12 +5,12 @@
  */
 
 import { type Family, familyOf, type Mac } from "../lib/address.ts";
+import { soleAddress } from "../lib/nets.ts";
 import type { Dispatch } from "./dispatch.ts";
 import { bytesOf } from "./egress.ts";
 import type { Place } from "./enforcer.ts";
 import type { Packet, Reason, Side } from "./explain.ts";
 import { setPrefix, tableOf, type XtRules, type XtTable } from "./ipsetrules.ts";
-import { onlyAddress } from "./nets.ts";
 import { type NftTable, protocols, type TableFamily } from "./nftrules.ts";
 import type { Owner } from "./plan.ts";
 
@@ -84,7 +84,7 @@ function lookupsOf(dispatch: Dispatch, { packet, reason }: Met): Lookup[] {
     const family = familyOf(address);
     if (by === "mac") return [{ what: "mac", list: kind, side, mac: macs[side]! }];
     if (reason.by !== "net") return [{ what: "list", list: kind, side, family }];
-    const single = onlyAddress(reason.net);
+    const single = soleAddress(reason.net);
     // One that lies in a wider net has no entry of its own.
     const named = single !== undefined && dispatch[kind][family].has(single);
     return [{ what: "list", list: named ? kind : `${kind}Nets`, side, family }];

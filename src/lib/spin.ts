@@ -4,6 +4,10 @@
  * Source: SIDN SPIN at a5185b7, observed on the wire.
  */
 
+/** SPIN's lists, in the order of their numbers. */
+export const listNames = ["block", "ignore", "allow"] as const;
+export type ListName = (typeof listNames)[number];
+
 /** A node as SPIN shows it; `first-seen` and what follows are ours. */
 export interface NodeInfo {
   readonly id: number;

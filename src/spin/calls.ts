@@ -2,26 +2,16 @@
  * SPIN's sixteen methods: their arguments as SPIN names them, and what each does with a door.
  *
  * Keeps nothing but the table, by method name in the order of `list_rpc_methods`. SPIN's lists hold addresses;
- * ours hold nodes too, which stay listed with whatever address they take. So that SPIN's clients, which show
- * addresses and take them off one by one, get what they ask for, taking an address off that a listed node has
- * takes the node off and leaves its other addresses; taking a node off takes its addresses off.
+ * ours hold nodes too, which stay listed with whatever address they take: the door makes both views agree.
  *
  * Source: SIDN SPIN at a5185b7, observed on its socket.
  */
 
-import { type Address, type Prefix, parseAddress, parseMac, parsePrefix } from "../lib/address.ts";
+import { type Prefix, parseMac, parsePrefix } from "../lib/address.ts";
 import type { Json, JsonObject } from "../lib/json.ts";
-import type { NodeInfo } from "../lib/spin.ts";
-import {
-  addressOf,
-  type Decision,
-  type DeviceFlow,
-  type ListName,
-  listEntries,
-  listNames,
-  netOf,
-  type SpinDoor,
-} from "./door.ts";
+import { soleAddress } from "../lib/nets.ts";
+import { type ListName, listNames, type NodeInfo } from "../lib/spin.ts";
+import type { Decision, DeviceFlow, SpinDoor } from "./door.ts";
 
 export interface RpcError {
   readonly code: number;
@@ -41,9 +31,7 @@ export type Turn =
   /** It looks at what is there: after every decision before it. */
   | "look"
   /** It makes one decision: beside others, which the door keeps in order. */
-  | "decide"
-  /** It looks, and decides by what it saw: beside nothing. */
-  | "alone";
+  | "decide";
 
 export interface Call {
   readonly args: readonly (readonly [name: string, kind: ArgumentKind])[];
@@ -118,7 +106,7 @@ const table: readonly (readonly [name: string, call: Call])[] = [
       turn: "look",
       run(door, args) {
         const list = listOf(args);
-        return list === undefined ? unknownList : { result: listEntries(door, list) };
+        return list === undefined ? unknownList : { result: door.listEntries(list) };
       },
     },
   ],
@@ -128,13 +116,17 @@ const table: readonly (readonly [name: string, call: Call])[] = [
     "remove_iplist_ip",
     {
       args: [listArgument, ["ip", "string"]],
-      turn: "alone",
+      turn: "decide",
       run: (door, args) => changeNet(door, args, false),
     },
   ],
   [
     "remove_iplist_node",
-    { args: [listArgument, nodeArgument], turn: "alone", run: (door, args) => changeNode(door, args, false) },
+    {
+      args: [listArgument, nodeArgument],
+      turn: "decide",
+      run: (door, args) => changeNode(door, args, false),
+    },
   ],
   [
     "reset_iplist_ignore",
@@ -241,28 +233,7 @@ async function changeNet(door: SpinDoor, args: Arguments, listed: boolean): Prom
   if (list === undefined) return unknownList;
   const net = parseNet(stringOf(args, "ip"));
   if (net === undefined) return refusal("Invalid IP address");
-  if (listed) return answerOf(await door.setListNet(list, net, true));
-  const holders = holdersOf(door, list, addressOf(net));
-  // First what stays, so that no other address is off the list in between.
-  const kept = new Set(holders.flatMap(({ ips }) => netsOf(ips)));
-  kept.delete(net);
-  const stays = answerOfAll(await Promise.all([...kept].map((each) => door.setListNet(list, each, true))));
-  if ("error" in stays) return stays;
-  return answerOfAll(
-    await Promise.all([
-      ...holders.map(({ id }) => door.setListNode(list, id, false)),
-      door.setListNet(list, net, false),
-    ]),
-  );
-}
-
-/** The nodes on a list that have an address. */
-function holdersOf(door: SpinDoor, list: ListName, address: Address | undefined): NodeInfo[] {
-  if (address === undefined) return [];
-  return door.listing(list).nodes.flatMap((id) => {
-    const node = door.node(id);
-    return node?.ips.includes(address) ? node : [];
-  });
+  return answerOf(await door.setListNet(list, net, listed));
 }
 
 async function changeNode(door: SpinDoor, args: Arguments, listed: boolean): Promise<Answer> {
@@ -271,32 +242,17 @@ async function changeNode(door: SpinDoor, args: Arguments, listed: boolean): Pro
   const node = door.node(integerOf(args, "node"));
   // SPIN's only code of its own.
   if (!node) return refusal("Unknown node id", -2);
-  if (listed) return answerOf(await door.setListNode(list, node.id, true));
-  const own = new Set(netsOf(node.ips));
-  const nets = door.listing(list).nets.filter((net) => own.has(net));
-  return answerOfAll(
-    await Promise.all([
-      door.setListNode(list, node.id, false),
-      ...nets.map((net) => door.setListNet(list, net, false)),
-    ]),
-  );
+  return answerOf(await door.setListNode(list, node.id, listed));
 }
 
 async function addAddress(door: SpinDoor, args: Arguments): Promise<Answer> {
   const net = parsePrefix(stringOf(args, "ipaddr"));
-  const address = net && addressOf(net);
+  const address = net && soleAddress(net);
   if (address === undefined) return refusal("Not a valid IP address");
   const id = integerOf(args, "node");
   if (id !== 0) return answerOf(await door.addAddress(id, address));
   const made = await door.addNode(address);
   return made.kind === "made" ? { result: { id: made.id } } : answerOf(made);
-}
-
-function netsOf(ips: readonly string[]): Prefix[] {
-  return ips.flatMap((ip) => {
-    const address = parseAddress(ip);
-    return address === undefined ? [] : netOf(address);
-  });
 }
 
 function answerOf(decision: Decision): Answer {
@@ -312,11 +268,6 @@ function answerOf(decision: Decision): Answer {
     case "full":
       return refusal(`No more than ${decision.limit} are possible`);
   }
-}
-
-/** Done if all is done, else why the first is not. */
-function answerOfAll(decisions: readonly Decision[]): Answer {
-  return answerOf(decisions.find((each) => each.kind !== "done") ?? { kind: "done" });
 }
 
 /** SPIN's node object: no field more, in its order. */

@@ -59,8 +59,6 @@ export class Conversation implements StreamHandlers {
   /** Waits for the decisions before it. */
   #waiting: Request | undefined;
   #deciding = 0;
-  /** One that nothing may run beside is under way. */
-  #isAlone = false;
   #requests = 0;
   /** Whether the client may talk is still being found out. */
   #isHeld = true;
@@ -155,7 +153,7 @@ export class Conversation implements StreamHandlers {
       const request = this.#waiting ?? this.#next();
       if (request === undefined) break;
       this.#waiting = undefined;
-      if (this.#isAlone || (request.turn !== "decide" && this.#deciding > 0)) {
+      if (request.turn !== "decide" && this.#deciding > 0) {
         this.#waiting = request;
         break;
       }
@@ -222,10 +220,8 @@ export class Conversation implements StreamHandlers {
       return;
     }
     this.#deciding++;
-    this.#isAlone = request.turn === "alone";
     void answer.then((text) => {
       this.#deciding--;
-      this.#isAlone = false;
       slot.isDone = true;
       slot.text = text;
       this.#pump();

@@ -25,8 +25,8 @@ import {
 } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import { isObject } from "../lib/json.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
 import type { Disk } from "../system/system.ts";
-import { type ListName, listNames } from "./door.ts";
 
 export interface SpinNode {
   /** SPIN's number; undefined for a node that only a name tells of. */

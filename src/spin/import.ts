@@ -14,7 +14,9 @@
 
 import type { Mac } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
-import { type Decision, type ListName, listNames, netOf, type SpinDoor } from "./door.ts";
+import { singlePrefix } from "../lib/nets.ts";
+import { type ListName, listNames } from "../lib/spin.ts";
+import type { Decision, SpinDoor } from "./door.ts";
 import type { SpinNode, SpinState } from "./files.ts";
 
 export interface ImportDoor
@@ -94,7 +96,7 @@ class Run {
     for (const list of listNames) {
       const nets = new Set(this.#state.lists[list]);
       const nodes = this.#state.nodes.filter((node) => {
-        const listed = node.ips.filter((ip) => nets.has(netOf(ip))).length;
+        const listed = node.ips.filter((ip) => nets.has(singlePrefix(ip))).length;
         return (
           listed > 0 && (isFlagged(node, list) || (listed === node.ips.length && isFollowed(node, list)))
         );

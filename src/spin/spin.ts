@@ -6,14 +6,7 @@
  */
 
 export type { Answer, RpcError } from "./calls.ts";
-export {
-  type Decision,
-  type DeviceFlow,
-  type Listing,
-  type ListName,
-  listEntries,
-  type SpinDoor,
-} from "./door.ts";
+export type { Decision, DeviceFlow, SpinDoor } from "./door.ts";
 export {
   type ExternalCounters,
   type ExternalSink,

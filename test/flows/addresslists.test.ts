@@ -3,9 +3,10 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { Flows, type FlowsOptions, flowsFormat, type ListName, listNames } from "../../src/flows/flows.ts";
+import { Flows, type FlowsOptions, flowsFormat } from "../../src/flows/flows.ts";
 import { type Address, compareAddresses, parseAddress, parsePrefix } from "../../src/lib/address.ts";
 import { Fault } from "../../src/lib/fault.ts";
+import { type ListName, listNames } from "../../src/lib/spin.ts";
 
 const net = (text: string) => parsePrefix(text)!;
 const camera = 4;

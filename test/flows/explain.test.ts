@@ -2,7 +2,7 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { type Activity, Flows, type Party } from "../../src/flows/flows.ts";
+import { Flows, type Party } from "../../src/flows/flows.ts";
 import { parseAddress, parsePrefix } from "../../src/lib/address.ts";
 
 const net = (text: string) => parsePrefix(text)!;
@@ -120,41 +120,6 @@ test("hits follow merges, and go back with their decision", async () => {
   assert.equal(hits(), [3]);
   flows.split(1, 2);
   assert.equal(hits(), [2, 1]);
-});
-
-const activity = (given: Partial<Activity>): Activity => ({
-  ...{ from: 9, to: 10, protocol: 6, fromPort: 55_516, toPort: 80, bytes: 2_654, packets: 10, at: 0 },
-  ...given,
-});
-
-test("deviceFlows has SPIN's shape, its order, and both directions", async () => {
-  const flows = make();
-  flows.account(activity({ toPort: 443, at: 2_900 }));
-  flows.account(activity({ fromPort: 1 }));
-  flows.account(activity({ fromPort: 2, protocol: 17, at: 1_000 }));
-  flows.account(
-    activity({ from: 8, to: 9, protocol: 1, fromPort: 0, toPort: 0, icmpType: 8, packets: 2, bytes: 168 }),
-  );
-  flows.account(activity({ from: 4, to: 5 }));
-  await flows.block(9, 10);
-  await flows.block(9, 12);
-  await flows.block(4, 5);
-  const common = { packets: 10, bytes: 2_654 };
-  const expected = [
-    { to: 8, dst_port: 0, icmp_type: 8, packets: 2, bytes: 168, lastseen: 1_795_228_693 },
-    { to: 10, dst_port: 80, icmp_type: 0, packets: 20, bytes: 5_308, lastseen: 1_795_228_694, blocked: 1 },
-    { to: 10, dst_port: 443, icmp_type: 0, ...common, lastseen: 1_795_228_695, blocked: 1 },
-    { to: 12, dst_port: 0, icmp_type: 0, blocked: 1 },
-  ];
-  assert.is(JSON.stringify(flows.deviceFlows(9, dateOf)), JSON.stringify(expected));
-  assert.equal(flows.deviceFlows(77, dateOf), []);
-});
-
-test("deviceFlows stays within what a number holds", () => {
-  const flows = make();
-  flows.account(activity({ bytes: 2n ** 63n, packets: 2n ** 63n }));
-  const [flow] = flows.deviceFlows(9, dateOf);
-  assert.equal([flow?.packets, flow?.bytes], [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER]);
 });
 
 test.run();

@@ -3,11 +3,12 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { type ListName, listNames, pairOf } from "../../src/flows/decision.ts";
+import { pairOf } from "../../src/flows/decision.ts";
 import { Merges } from "../../src/flows/merges.ts";
 import { Policy } from "../../src/flows/policy.ts";
 import { parsePolicy } from "../../src/flows/saved.ts";
 import { Standings } from "../../src/flows/standings.ts";
+import { type ListName, listNames } from "../../src/lib/spin.ts";
 
 const reload = (policy: Policy) => new Policy(parsePolicy(JSON.parse(JSON.stringify(policy.save()))));
 const on = (policy: Policy, list: ListName, node: number) => policy.list({ list, member: node }, true);

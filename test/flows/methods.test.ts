@@ -2,10 +2,11 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { Flows, flowMethods, listNames, spinMethods } from "../../src/flows/flows.ts";
+import { Flows, flowMethods, spinMethods } from "../../src/flows/flows.ts";
 import { parseAddress, parsePrefix } from "../../src/lib/address.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { Json, JsonObject } from "../../src/lib/json.ts";
+import { listNames } from "../../src/lib/spin.ts";
 import { encodeFields, fieldsOf } from "../../src/ubus/blob.ts";
 import type { Methods } from "../../src/ubus/methods.ts";
 

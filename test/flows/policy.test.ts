@@ -3,11 +3,12 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { listNames, pairOf } from "../../src/flows/decision.ts";
+import { pairOf } from "../../src/flows/decision.ts";
 import { Policy } from "../../src/flows/policy.ts";
 import { parsePolicy } from "../../src/flows/saved.ts";
 import type { End } from "../../src/kernel/plan.ts";
 import { parseAddress, parseMac } from "../../src/lib/address.ts";
+import { listNames } from "../../src/lib/spin.ts";
 
 const end = (id: number): End => ({ id, addresses: [parseAddress(`10.0.0.${id}`)!], macs: [] });
 

@@ -6,7 +6,7 @@ import * as assert from "uvu/assert";
 import { egressTable } from "../../src/kernel/egress.ts";
 import { blockedBy, explainer, explainPlan, type Packet, type Reason } from "../../src/kernel/explain.ts";
 import { xtRules } from "../../src/kernel/ipsetrules.ts";
-import { NetIndex, netsOf } from "../../src/kernel/nets.ts";
+import { finderOf, netsApart } from "../../src/kernel/nets.ts";
 import { nftTable, type TableFamily } from "../../src/kernel/nftrules.ts";
 import { nftPlaces, xtPlaces } from "../../src/kernel/places.ts";
 import type { Plan } from "../../src/kernel/plan.ts";
@@ -200,19 +200,19 @@ const anyPrefix = fc
   .tuple(fc.constantFrom(...everywhere), fc.nat(8))
   .map(([address, up]) => nets(`${address}/${(address.includes(":") ? 128 : 32) - up}`)[0]!);
 
-test("netsOf, NetIndex: cover what the prefixes cover, none in another, and find all that hold an address", () => {
+test("netsApart, finderOf: cover what the prefixes cover, none in another, and find all that hold an address", () => {
   fc.assert(
     fc.property(fc.array(anyPrefix, { maxLength: 12 }), (prefixes: Prefix[]) => {
-      const list = netsOf(prefixes);
+      const list = netsApart(prefixes);
       const kept = [...list[4], ...list[6]];
-      const index = new NetIndex(prefixes);
+      const index = finderOf(prefixes);
       for (const address of everywhere) {
         const holding = new Set(prefixes.filter((each) => contains(each, address)));
-        assert.equal(new Set(index.holding(address)), holding);
+        assert.equal(new Set(index(address)), holding);
         assert.is(kept.filter((each) => contains(each, address)).length, holding.size > 0 ? 1 : 0);
       }
       assert.ok(kept.every((each) => prefixes.includes(each)));
-      const again = netsOf([...prefixes].reverse().concat(prefixes));
+      const again = netsApart([...prefixes].reverse().concat(prefixes));
       assert.equal(new Set(again[4]), new Set(list[4]));
     }),
   );

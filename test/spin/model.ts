@@ -7,8 +7,9 @@
 
 import { type Address, type Mac, type Prefix, parsePrefix } from "../../src/lib/address.ts";
 import { Fault } from "../../src/lib/fault.ts";
-import type { NodeInfo } from "../../src/lib/spin.ts";
-import type { Decision, DeviceFlow, ImportDoor, ListName, SpinDoor, SpinNode } from "../../src/spin/spin.ts";
+import { formatNet, Nets } from "../../src/lib/nets.ts";
+import { type ListName, listNames, type NodeInfo } from "../../src/lib/spin.ts";
+import type { Decision, DeviceFlow, ImportDoor, SpinDoor, SpinNode } from "../../src/spin/spin.ts";
 
 export interface ModelNode {
   id: number;
@@ -18,8 +19,6 @@ export interface ModelNode {
   ips: string[];
   domains: string[];
 }
-
-const listNames: readonly ListName[] = ["block", "ignore", "allow"];
 
 export class Model implements SpinDoor, ImportDoor {
   readonly nodes = new Map<number, ModelNode>();
@@ -80,8 +79,18 @@ export class Model implements SpinDoor, ImportDoor {
     return [...this.blocked.values()];
   }
 
+  /** What is on a list, for tests to look at. */
   listing(list: ListName) {
     return { nodes: [...this.listNodes.get(list)!], nets: [...this.listNets.get(list)!] };
+  }
+
+  listEntries(list: ListName): string[] {
+    const shown = new Nets<true>();
+    for (const each of this.listNets.get(list)!) shown.set(each, true);
+    for (const id of this.listNodes.get(list)!) {
+      for (const ip of this.nodes.get(id)?.ips ?? []) shown.set(net(ip), true);
+    }
+    return shown.entries().map(([each]) => formatNet(each));
   }
 
   rename(id: number, name: string): Promise<Decision> {
@@ -119,13 +128,21 @@ export class Model implements SpinDoor, ImportDoor {
       const living = this.resolve(id);
       if (living === undefined) return { kind: "unknown", id };
       this.#put(this.listNodes.get(list)!, living, listed);
+      if (!listed) for (const ip of this.nodes.get(living)!.ips) this.listNets.get(list)!.delete(net(ip));
       return { kind: "done" };
     });
   }
 
-  setListNet(list: ListName, net: Prefix, listed: boolean): Promise<Decision> {
-    return this.#decide(`setListNet ${list} ${net} ${listed}`, () => {
-      this.#put(this.listNets.get(list)!, net, listed);
+  setListNet(list: ListName, prefix: Prefix, listed: boolean): Promise<Decision> {
+    return this.#decide(`setListNet ${list} ${prefix} ${listed}`, () => {
+      const [nodes, nets] = [this.listNodes.get(list)!, this.listNets.get(list)!];
+      for (const id of listed ? [] : [...nodes]) {
+        const own = this.nodes.get(id)!.ips.map(net);
+        if (!own.includes(prefix)) continue;
+        nodes.delete(id);
+        for (const each of own) nets.add(each);
+      }
+      this.#put(nets, prefix, listed);
       return { kind: "done" };
     });
   }

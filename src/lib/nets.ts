@@ -6,7 +6,7 @@
  * prefixes there are. Overlaps are welcome.
  */
 
-import { type Address, encodeAddress, type Prefix, parsePrefix } from "../lib/address.ts";
+import { type Address, encodeAddress, type Prefix, parsePrefix } from "./address.ts";
 
 interface Net<Value> {
   readonly prefix: Prefix;
@@ -78,11 +78,13 @@ export class Nets<Value> {
     return answer;
   }
 
-  /** Those that an address lies in, as [prefix, value]. */
+  /** Those that an address lies in, the widest first, as [prefix, value]. */
   covering(address: Address): [Prefix, Value][] {
     if (this.#nets.size === 0) return [];
     const single = this.#single.get(address);
-    const found = [...(single ? [single] : []), ...this.#widerThan(address, Number.POSITIVE_INFINITY)];
+    const found = [...this.#widerThan(address, Number.POSITIVE_INFINITY), ...(single ? [single] : [])];
+    // Nets that hold the same address differ in length alone.
+    found.sort((left, right) => (left.order < right.order ? -1 : 1));
     return found.map(({ prefix, value }) => [prefix, value]);
   }
 

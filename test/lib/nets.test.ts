@@ -3,7 +3,6 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { formatNet, isPrefix, Nets, singlePrefix, soleAddress } from "../../src/flows/nets.ts";
 import {
   type Address,
   contains,
@@ -13,6 +12,7 @@ import {
   parsePrefix,
   prefixOf,
 } from "../../src/lib/address.ts";
+import { formatNet, isPrefix, Nets, singlePrefix, soleAddress } from "../../src/lib/nets.ts";
 
 const net = (text: string) => parsePrefix(text)!;
 const address = (text: string) => parseAddress(text)!;
