@@ -9,9 +9,9 @@
 import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setFlagsFromString } from "node:v8";
-import { type Agent, startAgent } from "./agent/agent.ts";
+import { type Agent, Sessions, startAgent } from "./agent/agent.ts";
 import { captureVerb, leaseVerb, replayVerb, runCli, tablesVerb, type Verb } from "./cli/cli.ts";
-import { loadConfig } from "./config/config.ts";
+import { type Config, loadConfig } from "./config/config.ts";
 import { messageOf } from "./lib/fault.ts";
 import { openLinux } from "./system/linux.ts";
 import type { Cancel, System } from "./system/system.ts";
@@ -36,12 +36,17 @@ function endWanted(): Promise<void> {
   return new Promise((resolve) => onSignals(["SIGTERM", "SIGINT"], resolve));
 }
 
-async function readConfig(system: System, path: string) {
+/** The configuration; `before`, if there is one, stands in for a file that is broken or not there. */
+async function readConfig(system: System, path: string, before?: Config): Promise<Config> {
   const bytes = await system.read(path);
-  if (!bytes) system.log("warning", `Cannot read ${path}: it is not there; defaults are used`);
-  const { config, warnings } = loadConfig(bytes ? new TextDecoder().decode(bytes) : "");
+  const { config, warnings, isWhole } = loadConfig(bytes ? new TextDecoder().decode(bytes) : "");
   for (const warning of warnings) system.log("warning", `${path}: ${warning}`);
-  return config;
+  const keeps = before !== undefined && (!bytes || !isWhole);
+  if (!bytes || keeps) {
+    const fault = bytes ? "it is broken" : "it is not there";
+    system.log("warning", `Cannot read ${path}: ${fault}; ${keeps ? "what was stays" : "defaults are used"}`);
+  }
+  return keeps ? before : config;
 }
 
 /** Ends the process when the work has ended, or when it hangs. */
@@ -63,14 +68,18 @@ const run: Verb = {
   async run(args, { system, flags }) {
     for (const flag of thriftyFlags) setFlagsFromString(flag);
     const path = optionOf(args, "-c") ?? defaultConfig;
-    const start = async () =>
-      startAgent(system, { config: await readConfig(system, path), socket: flags.socket, version });
+    const sessions = new Sessions(system);
+    let config = await readConfig(system, path);
+    const start = () => startAgent(system, { config, socket: flags.socket, version, sessions });
     let agent: Agent = await start();
     let reloading: Promise<void> = Promise.resolve();
     onSignals(["SIGHUP"], () => {
       reloading = reloading.then(async () => {
+        config = await readConfig(system, path, config);
+        sessions.hold();
         await agent.close();
         agent = await start();
+        await sessions.settle();
       });
       reloading.catch((thrown) => {
         system.log("error", messageOf(thrown));

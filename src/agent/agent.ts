@@ -32,6 +32,7 @@ import { ownMethods } from "./methods.ts";
 import { momentOf } from "./moment.ts";
 import { neighboursObject, Resolving } from "./resolving.ts";
 import { Senses } from "./senses.ts";
+import type { Sessions } from "./session.ts";
 import { type Loaded, loadState, type State } from "./state.ts";
 import { takeOver, takeOverOnce } from "./takeover.ts";
 import { Taps } from "./taps.ts";
@@ -42,7 +43,11 @@ export interface AgentOptions {
   /** The bus's socket. */
   readonly socket: string;
   readonly version: string;
+  /** MQTT sessions, which may be older than this agent and outlive it. */
+  readonly sessions: Sessions;
 }
+
+export { Sessions } from "./session.ts";
 
 export interface Agent {
   /** Stops watching and answering, says goodbye, saves. What the kernel enforces stays in force. */
@@ -145,6 +150,7 @@ class Running implements Agent {
         rpc,
         stats: () => this.#stats(),
         settled: () => this.#state.settled,
+        sessions: this.#options.sessions,
       });
     }
     this.#cancels.push(system.every(tickMs, () => this.#tick()));

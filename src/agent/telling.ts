@@ -10,8 +10,9 @@ import { listNames } from "../lib/spin.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import { Publish, type Stat } from "../publish/publish.ts";
 import { type Rpc, RpcTopic } from "../spin/spin.ts";
-import type { System } from "../system/system.ts";
+import type { Level, MqttHandlers, MqttOptions, System } from "../system/system.ts";
 import { brokerOf } from "./broker.ts";
+import type { Sessions } from "./session.ts";
 
 export interface TellingParts {
   readonly nodes: Nodes;
@@ -21,6 +22,8 @@ export interface TellingParts {
   stats(): Iterable<Stat>;
   /** Resolves when every id given so far is on disk, or the disk has refused. */
   settled(): Promise<void>;
+  /** Where the session comes from: perhaps from the life before. */
+  readonly sessions: Sessions;
 }
 
 export class Telling {
@@ -35,7 +38,14 @@ export class Telling {
       ? new RpcTopic(system, { rpc, reply: (text) => this.publish.answer(text) })
       : undefined;
     this.#requests = requests;
-    this.publish = new Publish(system, {
+    const machine = {
+      now: () => system.now(),
+      date: () => system.date(),
+      log: (level: Level, line: string) => system.log(level, line),
+      mqtt: (options: MqttOptions, handlers: MqttHandlers) =>
+        parts.sessions.open(JSON.stringify(config), options, handlers),
+    };
+    this.publish = new Publish(machine, {
       prefix: config.prefix,
       broker: brokerOf(system, config),
       nodeIds: () => nodes.ids(),

@@ -255,10 +255,18 @@ export const sectionKinds: ReadonlyMap<string, SectionKind> = new Map([
   ["service", { name: "web", many: true, doc: "An isolated service", options: serviceOptions }],
 ]);
 
+export interface Loaded {
+  readonly config: Config;
+  /** What is wrong, with its line. */
+  readonly warnings: readonly string[];
+  /** False: some lines are no UCI at all, so the file may be half of what somebody meant. */
+  readonly isWhole: boolean;
+}
+
 /**
  * Reads a configuration. Never throws: whatever is wrong is a warning with its line, and the defaults stand in.
  */
-export function loadConfig(file: string): { readonly config: Config; readonly warnings: readonly string[] } {
+export function loadConfig(file: string): Loaded {
   const { sections, errors } = parseUci(file);
   const warnings = errors.map((error) => `line ${error.line}: ${error.message}`);
   const single = <Options extends Table>(type: string, options: Options): Values<Options> => {
@@ -295,7 +303,7 @@ export function loadConfig(file: string): { readonly config: Config; readonly wa
       return "it has no address, mac or hostname";
     }),
   };
-  return { config, warnings };
+  return { config, warnings, isWhole: errors.length === 0 };
 }
 
 type SectionCheck<Options extends Table> = (values: Values<Options>) => string | undefined;

@@ -19,7 +19,7 @@
  */
 
 import type { NodeInfo, TrafficFlow } from "../lib/spin.ts";
-import type { Clock, Mqtt, MqttOptions, System } from "../system/system.ts";
+import type { Mqtt, MqttOptions, System } from "../system/system.ts";
 import {
   type QueryTold,
   renderAlias,
@@ -94,7 +94,7 @@ type Gone =
   | { readonly kind: "stale" };
 
 export class Publish {
-  readonly #system: Clock & Pick<System, "log">;
+  readonly #system: Pick<System, "now" | "date" | "log">;
   readonly #options: PublishOptions;
   readonly #mqtt: Mqtt;
   readonly #topics;
@@ -123,7 +123,7 @@ export class Publish {
   #dropped = 0;
 
   /** Opens the session, which stands some time later, or never. */
-  constructor(system: Clock & Pick<System, "log" | "mqtt">, options: PublishOptions) {
+  constructor(system: Pick<System, "now" | "date" | "log" | "mqtt">, options: PublishOptions) {
     this.#system = system;
     this.#options = options;
     const { prefix } = options;
