@@ -9,6 +9,8 @@
 
 import {
   address,
+  addresses,
+  anyPrefix,
   boolean,
   choice,
   device,
@@ -172,44 +174,100 @@ const iprefOptions = {
     accepts: (value) => value === "" || prefixless(value),
   }),
   gateway_port: integer(1_045, port, "UDP port of the tunnel"),
+  remote_gateway_port: integer(1_045, port, "UDP port of peers that have not been heard yet"),
   gateway_ref: text("1", "a reference", {
     doc: "Reference of the gateway itself",
     accepts: (value) => /^[0-9a-fA-F-]{1,40}$/.test(value),
   }),
-  encode_net: prefix("10.240.0.0/12", "Addresses that stand for remote hosts on this network"),
+  gateway_mtu: integer(
+    1_500,
+    { min: 1_280, max: 65_535, unit: "bytes" },
+    "Longest packet that the way to peers takes, tunnel headers included",
+  ),
+  encode_net: anyPrefix("10.240.0.0/12", "Addresses that stand for remote hosts on this network"),
+  device: device("ipref", "The interface that packets for remote hosts leave by"),
+  dec_ttl: boolean(true, "Whether the gateway counts as a hop"),
+  clamp_mss: boolean(true, "Whether TCP is told what fits through the tunnel"),
+  admit_router: boolean(false, "Whether remote hosts may open connections to this router"),
   hosts: path("/etc/hosts", "Hosts file with our own and remote references", "may be empty"),
   mapper_socket: path(
     "/var/run/gatehouse/mapper.sock",
-    "Where the resolver asks for mappings; empty: off",
+    "Where CoreDNS and dns-agent ask for mappings; empty: off",
     "may be empty",
   ),
-  peer: listOf(
-    host("", "Gateways we speak with; none: any that answers a packet of ours, or is in hosts"),
+  peer: addresses([], "Gateways that may reach us first; none: those in hosts and those we have sent to"),
+  any_peer: boolean(false, "Whether every gateway may reach published hosts"),
+  max_mappings: integer(131_072, { min: 1_024, max: 1_048_576 }, "Mappings that are kept"),
+  max_peer_mappings: integer(8_192, { min: 16, max: 1_048_576 }, "Mappings that one gateway may make"),
+  zone: listOf(
+    text("", "a domain name", {
+      doc: "Domains whose names are looked up as IPREF addresses",
+      accepts: isDomain,
+    }),
     [],
   ),
+  upstream: addresses([], "DNS servers that know those domains; none: the one of this router"),
+  dns_port: integer(5_364, port, "Where the names of those domains are answered, on loopback"),
+  transfer: listOf(
+    text("", "LOCAL:PUBLIC:SERVER[,SERVER…]", {
+      doc: "Zones whose IPREF records publish our own hosts, as dns-agent takes them",
+      accepts: (value) => /^[A-Za-z0-9._-]+:[A-Za-z0-9._-]+:[A-Za-z0-9.:,[\]_-]+$/.test(value),
+    }),
+    [],
+  ),
+  transfer_interval: integer(59, { min: 1, max: 10_080, unit: "minutes" }, "How often they are transferred"),
 };
 
 const isolationOptions = {
   enabled: boolean(false, "Whether services are kept apart"),
   pool4: prefix("198.18.0.0/15", "IPv4 addresses that stand in for services"),
   pool6: prefix("fd00:6a7e::/64", "IPv6 addresses that stand in for services"),
+  domain: listOf(text("", "a domain name", { doc: "Domains whose names are services", accepts: isDomain }), [
+    "lan",
+  ]),
+  dns_port: integer(5_365, port, "Where queries of services are answered, on the segments"),
+  upstream: addresses(
+    ["127.0.0.1"],
+    "DNS servers for names outside and for services that no section declares",
+  ),
+  privileged: listOf(text("", "the name of a service", { doc: "Who may reach every service" }), []),
+  privileged_host: listOf(
+    text("", "the name of a service", { doc: "Whom every service may reach, such as arbiter" }),
+    [],
+  ),
+  bootstrap_segment: text("", "the name of a segment, or empty", {
+    doc: "Where everybody is privileged until the manager has said who it is; empty: nowhere",
+  }),
+  bootstrap_time: integer(300, { min: 1, max: 86_400, unit: "seconds" }, "How long that lasts at most"),
   http: text("", "an address and port such as 127.0.0.1:8080, or empty", {
     doc: "Where the HTTP interface listens; empty: off",
     accepts: (value) => value === "" || /^(?:[0-9.]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$/.test(value),
   }),
+  http_name: listOf(text("", "a host name", { doc: "Names that clients of it know us by" }), [
+    "databox-network",
+  ]),
+  http_cert: path("", "Its certificate, PEM; empty: plain HTTP", "may be empty"),
+  http_key: path("", "The certificate's key, PEM; empty: in the same file", "may be empty"),
   key_file: path("/etc/gatehouse/network.key", "The key of the HTTP interface", "never empty"),
 };
 
 const segmentOptions = {
-  device: device("", "The bridge that the segment's services are on"),
+  device: listOf(device("", "The bridges, VLANs or cables that the segment's services are on"), []),
+  isolate: boolean(false, "Whether ports of its bridges exchange frames with the router only"),
+  encrypted_dns: boolean(false, "Whether services may ask other DNS servers over TLS"),
+  mdns: boolean(true, "Whether connected services discover each other"),
 };
 
 const serviceOptions = {
   segment: text("", "the name of a segment", { doc: "The segment it is on" }),
-  address: address("", "Its address"),
+  address: addresses([], "Its addresses"),
   mac: mac("Its MAC, instead of an address"),
   hostname: text("", "a host name", { doc: "Its DHCP host name, instead of an address" }),
-  peer: listOf(text("", "the name of a service", { doc: "Services it may speak with" }), []),
+  alias: listOf(text("", "a host name", { doc: "Other names of it" }), []),
+  peer: listOf(
+    text("", "the name of a service", { doc: "Services, or names outside, it may speak with" }),
+    [],
+  ),
 };
 
 type Table = Readonly<Record<string, Option<unknown>>>;
@@ -287,9 +345,14 @@ export function loadConfig(file: string): Loaded {
   for (const section of sections) {
     if (!sectionKinds.has(section.type)) warnings.push(`${titleOf(section)}: no such section type`);
   }
-  const segments = many("segment", segmentOptions, (it) =>
-    it.device === "" ? "it has no device" : undefined,
-  );
+  const taken = new Set<string>();
+  const segments = many("segment", segmentOptions, (it) => {
+    if (it.device.length === 0) return "it has no device";
+    const double = it.device.find((each) => taken.has(each));
+    if (double !== undefined) return `${double} is in another segment`;
+    for (const each of it.device) taken.add(each);
+    return undefined;
+  });
   const config: Config = {
     main: single("gatehouse", mainOptions),
     mqtt: single("mqtt", mqttOptions),
@@ -299,7 +362,7 @@ export function loadConfig(file: string): Loaded {
     segments,
     services: many("service", serviceOptions, (it) => {
       if (!segments.some((each) => each.name === it.segment)) return `there is no segment "${it.segment}"`;
-      if (it.address || it.mac || it.hostname) return undefined;
+      if (it.address.length > 0 || it.mac || it.hostname) return undefined;
       return "it has no address, mac or hostname";
     }),
   };
@@ -310,6 +373,10 @@ type SectionCheck<Options extends Table> = (values: Values<Options>) => string |
 
 function titleOf(section: UciSection): string {
   return `line ${section.line}: section ${section.type}${section.name === undefined ? "" : ` '${section.name}'`}`;
+}
+
+function isDomain(value: string): boolean {
+  return value.length <= 253 && /^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+$/.test(value);
 }
 
 function prefixless(value: string): boolean {

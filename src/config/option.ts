@@ -102,11 +102,22 @@ export function address(fallback: string, doc: string): Option<Address | undefin
   };
 }
 
+/** Any number of addresses; no list in the file means `fallback`. */
+export function addresses(fallback: readonly string[], doc: string): Option<readonly Address[]> {
+  const known = fallback.flatMap((each) => parseAddress(each) ?? []);
+  return { ...address("", doc), default: known, list: true };
+}
+
 /** A prefix of the family that the default is of. */
 export function prefix(fallback: string, doc: string): Option<Prefix> {
   const [family, isV6] = fallback.includes(":") ? ["an IPv6", true] : ["an IPv4", false];
   const parse = (value: string) => (value.includes(":") === isV6 ? parsePrefix(value) : undefined);
-  return { default: parsePrefix(fallback)!, list: false, expects: `${family} prefix`, doc, parse };
+  return { ...anyPrefix(fallback, doc), expects: `${family} prefix`, parse };
+}
+
+/** A prefix of either family. */
+export function anyPrefix(fallback: string, doc: string): Option<Prefix> {
+  return { default: parsePrefix(fallback)!, list: false, expects: "a prefix", doc, parse: parsePrefix };
 }
 
 export function mac(doc: string): Option<Mac | undefined> {

@@ -83,9 +83,11 @@ const accepted: readonly [
   ["config mqtt\noption keepalive 5", "mqtt", "keepalive", 5],
   ["config mqtt\noption password_file /etc/secret", "mqtt", "passwordFile", "/etc/secret"],
   ["config tables\nlist family unspec", "tables", "family", ["unspec"]],
-  ["config ipref\nlist peer ''\nlist peer a.example", "ipref", "peer", ["a.example"]],
+  ["config ipref\nlist peer ''\nlist peer 192.0.2.1", "ipref", "peer", ["192.0.2.1"]],
   ["config ipref\noption gateway_bind '2001:DB8::1'", "ipref", "gatewayBind", "2001:db8::1"],
   ["config ipref\noption encode_net 10.1.2.3/8", "ipref", "encodeNet", "10.0.0.0/8"],
+  ["config ipref\noption encode_net fd00::1/64", "ipref", "encodeNet", "fd00::/64"],
+  ["config isolation\noption pool6 fd01::/64", "isolation", "pool6", "fd01::/64"],
   ["config isolation\noption http '[::1]:8080'", "isolation", "http", "[::1]:8080"],
 ];
 
@@ -110,7 +112,7 @@ const refused: readonly [text: string, warning: RegExp][] = [
   ["config mqtt\noption prefix '/SPIN'", /is not topic levels/],
   ["config mqtt\noption user 'a\nb'", /"a\\nb" is not text/],
   ["config mqtt\noption enabled maybe", /"maybe" is not 0 or 1/],
-  ["config ipref\noption encode_net fd00::/8", /"fd00::\/8" is not an IPv4 prefix/],
+  ["config isolation\noption pool4 fd00::/8", /"fd00::\/8" is not an IPv4 prefix/],
   ["config isolation\noption pool6 10.0.0.0/8", /is not an IPv6 prefix/],
   ["config mqtt\noption __proto__ 1", /__proto__: no such option/],
   ["config mqtt\noption constructor 1", /constructor: no such option/],
@@ -153,17 +155,29 @@ config service
 config segment 'apps'
 	option device 'br-apps'
 config segment 'none'
+config segment 'again'
+	list device 'br-more'
+	list device 'br-apps'
 `);
-  assert.equal(config.segments, [{ name: "apps", device: "br-apps" }]);
+  assert.equal(config.segments, [
+    { name: "apps", device: ["br-apps"], isolate: false, encryptedDns: false, mdns: true },
+  ]);
   assert.equal(
     config.services.map((each) => ({ ...each })),
     [
-      { name: "web", segment: "apps", address: "10.1.0.2", mac: undefined, hostname: "", peer: ["db"] },
-      { name: "db", segment: "apps", address: undefined, mac: "02:00:00:00:00:01", hostname: "", peer: [] },
+      {
+        ...{ name: "web", segment: "apps", address: ["10.1.0.2"], mac: undefined, hostname: "" },
+        ...{ alias: [], peer: ["db"] },
+      },
+      {
+        ...{ name: "db", segment: "apps", address: [], mac: "02:00:00:00:00:01", hostname: "" },
+        ...{ alias: [], peer: [] },
+      },
     ],
   );
-  assert.is(warnings.length, 5);
+  assert.is(warnings.length, 6);
   for (const reason of [
+    /'again' is left out: br-apps is in another segment/,
     /'none' is left out: it has no device/,
     /'lost' is left out: there is no segment "nowhere"/,
     /'bare' is left out: it has no address, mac or hostname/,
