@@ -1,13 +1,9 @@
 /**
  * DNS messages (RFC 1035, AAAA by RFC 3596, EDNS by RFC 6891, SVCB and HTTPS by RFC 9460): bytes to values and
- * back.
+ * back. Names are text as `name.ts` writes them.
  *
- * A name is text in presentation form with the trailing dot: `. ; ( ) \` inside a label get a backslash, every
- * byte that is not a graphic ASCII character becomes `\ddd`. So any 255 bytes of a hostile name are harmless
- * ASCII, and two names are the same where `foldName` of both is the same string.
- *
- * Decoding reads header, questions and answers strictly. What follows (authorities, additional) is walked for
- * the EDNS record only and may be damaged, since resolvers of clients don't look at it either: a message that
+ * Decoding reads header, questions and answers strictly. What follows (authorities, additional) is walked for SOA
+ * and EDNS records only and may be damaged, since resolvers of clients don't look at it either: a message that
  * works for the client must not be invisible to us. Each name position is decoded once per message, so the
  * work is linear in the message whatever its compression pointers do.
  *
@@ -19,19 +15,24 @@
  */
 
 import { type Address, decodeAddress, encodeAddress, familyOf, parseAddress } from "./address.ts";
+import { DnsWriter } from "./dnswriter.ts";
+import { formatLabel, LABEL_BYTES, NAME_BYTES } from "./name.ts";
+
+export { foldName, formatName, parseName } from "./name.ts";
 
 export const TYPE_A = 1;
 export const TYPE_CNAME = 5;
+export const TYPE_SOA = 6;
+export const TYPE_PTR = 12;
+export const TYPE_TXT = 16;
 export const TYPE_AAAA = 28;
-const TYPE_OPT = 41;
+export const TYPE_OPT = 41;
 export const TYPE_SVCB = 64;
 export const TYPE_HTTPS = 65;
 export const CLASS_IN = 1;
 
 /** No message is shorter. */
 export const HEADER_BYTES = 12;
-const LABEL_BYTES = 63;
-const NAME_BYTES = 255;
 /** A name has at most 127 labels, so an honest chain of pointers is never longer. */
 const POINTERS = 127;
 
@@ -61,10 +62,26 @@ export interface DnsRecord extends DnsQuestion {
   readonly ttlSeconds: number;
   /** Of an A or AAAA record of class IN. */
   readonly address?: Address;
-  /** Of a CNAME record. */
+  /** Of a CNAME record. Encoded it is the data of any type that is one name. */
   readonly target?: string;
+  /** Of a whole TXT record: its character-strings, at most 255 bytes each. */
+  readonly texts?: readonly Uint8Array[];
+  /** Of a whole SOA record. */
+  readonly authority?: DnsAuthority;
   /** Of a whole SVCB or HTTPS record: the addresses that a client may use without asking for them; not empty. */
   readonly hints?: readonly Address[];
+}
+
+/** Who keeps a zone, and how long an answer "no" about it holds (RFC 2308). */
+export interface DnsAuthority {
+  readonly server: string;
+  /** A mail address with a dot for the @. */
+  readonly contact: string;
+  readonly serial: number;
+  readonly refreshSeconds: number;
+  readonly retrySeconds: number;
+  readonly expireSeconds: number;
+  readonly negativeTtlSeconds: number;
 }
 
 export interface DnsMessage {
@@ -73,13 +90,19 @@ export interface DnsMessage {
   readonly flags: DnsFlags;
   readonly questions: readonly DnsQuestion[];
   readonly answers: readonly DnsRecord[];
+  /** The SOA records of the authority section that could be read, if there are any; no others. */
+  readonly authorities?: readonly DnsRecord[];
   /** The EDNS record, if there is one that could be read. */
-  readonly edns?: { readonly udpBytes: number; readonly dnssecOk: boolean };
+  readonly edns?: DnsEdns;
 }
 
-/** The form of a name under which equal names are equal strings: ASCII letters in lower case. */
-export function foldName(name: string): string {
-  return name.toLowerCase();
+export interface DnsEdns {
+  readonly udpBytes: number;
+  readonly dnssecOk: boolean;
+  /** Left out: 0, the only one there is. */
+  readonly version?: number;
+  /** The high eight bits of the rcode; left out: 0. */
+  readonly highRcode?: number;
 }
 
 /** Whether the header of a message (all of it must be there) says that it is an answer. */
@@ -99,19 +122,18 @@ export function decodeMessage(bytes: Uint8Array): DnsMessage {
   }
   const answers: DnsRecord[] = [];
   for (let left = counts[1]; left > 0; left--) answers.push(reader.record());
-  const edns = findEdns(reader, counts[2] + counts[3]);
-  return { id, flags, questions, answers, ...(edns && { edns }) };
+  return { id, flags, questions, answers, ...readTail(reader, counts[2], counts[3]) };
 }
 
 /**
  * Writes a message, sharing names that were written before.
  *
  * @throws SyntaxError for a name that is none; RangeError for numbers out of range, and past 65,535 bytes.
- * @throws TypeError for a record with neither `address` nor `target`.
+ * @throws TypeError for a record without data: an address, a target, texts or an authority.
  */
 export function encodeMessage(message: DnsMessage): Uint8Array {
-  const writer = new Writer();
-  const { flags } = message;
+  const writer = new DnsWriter();
+  const { flags, authorities = [] } = message;
   writer.u16(message.id);
   writer.u16(
     (flags.response ? 0x8000 : 0) |
@@ -124,7 +146,12 @@ export function encodeMessage(message: DnsMessage): Uint8Array {
       (flags.checkingDisabled ? 0x10 : 0) |
       (flags.rcode & 15),
   );
-  for (const count of [message.questions.length, message.answers.length, 0, message.edns ? 1 : 0]) {
+  for (const count of [
+    message.questions.length,
+    message.answers.length,
+    authorities.length,
+    message.edns ? 1 : 0,
+  ]) {
     writer.u16(count);
   }
   for (const question of message.questions) {
@@ -132,81 +159,19 @@ export function encodeMessage(message: DnsMessage): Uint8Array {
     writer.u16(question.type);
     writer.u16(question.class);
   }
-  for (const record of message.answers) writer.record(record);
+  for (const record of message.answers) writeRecord(writer, record);
+  for (const record of authorities) writeRecord(writer, record);
   if (message.edns) {
+    const { udpBytes, dnssecOk, version = 0, highRcode = 0 } = message.edns;
     writer.bytes([0]);
     writer.u16(TYPE_OPT);
-    writer.u16(message.edns.udpBytes);
-    writer.u32(message.edns.dnssecOk ? 0x8000 : 0);
+    writer.u16(udpBytes);
+    writer.u16(highRcode * 256 + version);
+    writer.u16(dnssecOk ? 0x8000 : 0);
     writer.u16(0);
   }
   return writer.finish();
 }
-
-/**
- * The labels of a name in presentation form, as bytes. The trailing dot may be missing; "." has no labels.
- *
- * @throws SyntaxError for an empty or too long label, a name past 255 bytes, a bad escape, a character that is
- *   not ASCII.
- */
-export function parseName(text: string): Uint8Array[] {
-  const fail = (why: string): never => {
-    throw new SyntaxError(`Cannot parse name: ${why}`);
-  };
-  if (text === ".") return [];
-  if (text === "" || text.length > NAME_BYTES * 4) fail(`length ${text.length}`);
-  const labels: Uint8Array[] = [];
-  let label: number[] = [];
-  let total = 1;
-  const finish = () => {
-    if (label.length === 0) fail("empty label");
-    if (label.length > LABEL_BYTES) fail("label too long");
-    total += label.length + 1;
-    if (total > NAME_BYTES) fail("name too long");
-    labels.push(Uint8Array.from(label));
-    label = [];
-  };
-  for (let at = 0; at < text.length; at++) {
-    const code = text.charCodeAt(at);
-    if (code > 126) fail("not ASCII");
-    if (code === 46) {
-      finish();
-    } else if (code !== 92) {
-      label.push(code);
-    } else if (/^[0-9]{3}$/.test(text.slice(at + 1, at + 4))) {
-      const value = Number(text.slice(at + 1, at + 4));
-      if (value > 255) fail("escape above 255");
-      label.push(value);
-      at += 3;
-    } else {
-      const next = text.charCodeAt(at + 1);
-      if (!(next > 32 && next < 127) || (next >= 48 && next <= 57)) fail("bad escape");
-      label.push(next);
-      at++;
-    }
-  }
-  if (!text.endsWith(".") || label.length > 0) finish();
-  return labels;
-}
-
-/** Labels in presentation form, with the trailing dot. */
-export function formatName(labels: readonly Uint8Array[]): string {
-  if (labels.length === 0) return ".";
-  return labels.map((label) => `${formatLabel(label)}.`).join("");
-}
-
-function formatLabel(label: Uint8Array): string {
-  let text = "";
-  for (const byte of label) text += shown[byte];
-  return text;
-}
-
-/** Each byte of a label as it is written. */
-const shown: readonly string[] = Array.from({ length: 256 }, (_, byte) => {
-  if (byte <= 32 || byte >= 127) return `\\${String(byte).padStart(3, "0")}`;
-  const character = String.fromCharCode(byte);
-  return ".;()\\".includes(character) ? `\\${character}` : character;
-});
 
 function flagsOf(bits: number): DnsFlags {
   return {
@@ -222,17 +187,66 @@ function flagsOf(bits: number): DnsFlags {
   };
 }
 
-function findEdns(reader: Reader, records: number): DnsMessage["edns"] {
+function writeRecord(writer: DnsWriter, record: DnsRecord): void {
+  writer.name(record.name);
+  writer.u16(record.type);
+  writer.u16(record.class);
+  writer.u32(record.ttlSeconds);
+  const lengthAt = writer.begin();
+  if (record.address !== undefined) {
+    const address = parseAddress(record.address);
+    if (!address || sizeOf(record.type) !== (familyOf(address) === 4 ? 4 : 16)) {
+      throw new TypeError(`Cannot encode DNS record: type ${record.type} with address ${record.address}`);
+    }
+    writer.bytes(encodeAddress(address));
+  } else if (record.target !== undefined) {
+    writer.name(record.target);
+  } else if (record.authority !== undefined) {
+    const { server, contact, serial, ...spans } = record.authority;
+    writer.name(server);
+    writer.name(contact);
+    const { refreshSeconds, retrySeconds, expireSeconds, negativeTtlSeconds } = spans;
+    for (const value of [serial, refreshSeconds, retrySeconds, expireSeconds, negativeTtlSeconds]) {
+      writer.u32(value);
+    }
+  } else if (record.texts !== undefined && record.texts.length > 0) {
+    for (const text of record.texts) {
+      if (text.length > 255) throw new RangeError(`Cannot encode DNS text: ${text.length} bytes`);
+      writer.bytes([text.length]);
+      writer.bytes(text);
+    }
+  } else {
+    throw new TypeError(`Cannot encode DNS record: type ${record.type} without data`);
+  }
+  writer.end(lengthAt);
+}
+
+/** What may be damaged: it is read as far as it goes. */
+function readTail(
+  reader: Reader,
+  authorityCount: number,
+  additionalCount: number,
+): Pick<DnsMessage, "authorities" | "edns"> {
+  const authorities: DnsRecord[] = [];
+  let edns: DnsEdns | undefined;
   try {
-    for (let left = records; left > 0; left--) {
+    for (let index = 0; index < authorityCount + additionalCount && edns === undefined; index++) {
+      const start = reader.position;
       const { ofRoot, type, class: udpBytes, rawTtl } = reader.skipRecord();
       // EDNS keeps its figures where others have class and time to live.
-      if (type === TYPE_OPT && ofRoot) return { udpBytes, dnssecOk: (rawTtl & 0x8000) !== 0 };
+      if (type === TYPE_OPT && ofRoot) edns = ednsOf(udpBytes, rawTtl);
+      else if (type === TYPE_SOA && index < authorityCount) authorities.push(...reader.recordsAt(start));
     }
   } catch (thrown) {
     if (!(thrown instanceof SyntaxError)) throw thrown;
   }
-  return undefined;
+  return { ...(authorities.length > 0 && { authorities }), ...(edns && { edns }) };
+}
+
+function ednsOf(udpBytes: number, rawTtl: number): DnsEdns {
+  const [highRcode, version] = [rawTtl >>> 24, (rawTtl >>> 16) & 255];
+  const dnssecOk = (rawTtl & 0x8000) !== 0;
+  return { udpBytes, dnssecOk, ...(version > 0 && { version }), ...(highRcode > 0 && { highRcode }) };
 }
 
 interface Name {
@@ -283,6 +297,14 @@ class Reader {
       if (this.#at !== end) throw new SyntaxError("Cannot decode DNS alias: its length is wrong");
       return { ...record, target };
     }
+    if (type === TYPE_TXT) {
+      const texts = this.#texts(end);
+      return texts ? { ...record, texts } : record;
+    }
+    if (type === TYPE_SOA) {
+      const authority = this.#authority(end);
+      return authority ? { ...record, authority } : record;
+    }
     const binds = kind === CLASS_IN && (type === TYPE_SVCB || type === TYPE_HTTPS);
     const hints = binds ? this.#hints(end) : undefined;
     this.#at = end;
@@ -300,6 +322,64 @@ class Reader {
     const head = this.#recordHead();
     this.#at += head.length;
     return { ofRoot, ...head };
+  }
+
+  get position(): number {
+    return this.#at;
+  }
+
+  /** The record at a place that was passed over, if it is whole; the place stays. */
+  recordsAt(start: number): DnsRecord[] {
+    const back = this.#at;
+    this.#at = start;
+    try {
+      const record = this.record();
+      return record.authority ? [record] : [];
+    } catch (thrown) {
+      if (thrown instanceof SyntaxError) return [];
+      throw thrown;
+    } finally {
+      this.#at = back;
+    }
+  }
+
+  /** length(8) bytes …; a damaged one is nothing to clients, and its end is known. */
+  #texts(end: number): Uint8Array[] | undefined {
+    const texts: Uint8Array[] = [];
+    let at = this.#at;
+    this.#at = end;
+    while (at < end) {
+      const next = at + 1 + this.#bytes[at]!;
+      if (next > end) return undefined;
+      texts.push(this.#bytes.slice(at + 1, next));
+      at = next;
+    }
+    return texts.length > 0 ? texts : undefined;
+  }
+
+  /** server-name contact-name serial(32) refresh(32) retry(32) expire(32) negative-ttl(32) */
+  #authority(end: number): DnsAuthority | undefined {
+    try {
+      const [server, contact] = [this.name(), this.name()];
+      const u32 = () => this.u16() * 0x10000 + this.u16();
+      const [serial, refreshSeconds, retrySeconds, expireSeconds] = [u32(), u32(), u32(), u32()];
+      const negativeTtlSeconds = u32();
+      if (this.#at !== end) return undefined;
+      return {
+        server,
+        contact,
+        serial,
+        refreshSeconds,
+        retrySeconds,
+        expireSeconds,
+        negativeTtlSeconds,
+      };
+    } catch (thrown) {
+      if (thrown instanceof SyntaxError) return undefined;
+      throw thrown;
+    } finally {
+      this.#at = end;
+    }
   }
 
   #u8(): number {
@@ -393,71 +473,4 @@ function sizeOf(type: number): 4 | 16 | undefined {
 
 function cut(): SyntaxError {
   return new SyntaxError("Cannot decode DNS message: cut short");
-}
-
-class Writer {
-  readonly #out: number[] = [];
-  /** Name in presentation form → where it was written. */
-  readonly #names = new Map<string, number>();
-
-  u16(value: number): void {
-    if (!Number.isInteger(value) || value < 0 || value > 0xffff) {
-      throw new RangeError(`Cannot encode DNS message: ${value} in 16 bits`);
-    }
-    this.#out.push(value >> 8, value & 255);
-  }
-
-  u32(value: number): void {
-    this.u16(Math.floor(value / 0x10000));
-    this.u16(value % 0x10000);
-  }
-
-  bytes(values: Iterable<number>): void {
-    for (const value of values) this.#out.push(value);
-  }
-
-  name(text: string): void {
-    const labels = parseName(text);
-    for (let first = 0; first < labels.length; first++) {
-      const rest = formatName(labels.slice(first));
-      const known = this.#names.get(rest);
-      if (known !== undefined) {
-        this.u16(0xc000 | known);
-        return;
-      }
-      if (this.#out.length < 0x4000) this.#names.set(rest, this.#out.length);
-      this.bytes([labels[first]!.length]);
-      this.bytes(labels[first]!);
-    }
-    this.bytes([0]);
-  }
-
-  record(record: DnsRecord): void {
-    this.name(record.name);
-    this.u16(record.type);
-    this.u16(record.class);
-    this.u32(record.ttlSeconds);
-    const lengthAt = this.#out.length;
-    this.u16(0);
-    if (record.address !== undefined) {
-      const address = parseAddress(record.address);
-      if (!address || sizeOf(record.type) !== (familyOf(address) === 4 ? 4 : 16)) {
-        throw new TypeError(`Cannot encode DNS record: type ${record.type} with address ${record.address}`);
-      }
-      this.bytes(encodeAddress(address));
-    } else if (record.target !== undefined) {
-      this.name(record.target);
-    } else {
-      throw new TypeError(`Cannot encode DNS record: type ${record.type} without data`);
-    }
-    const length = this.#out.length - lengthAt - 2;
-    this.#out[lengthAt] = length >> 8;
-    this.#out[lengthAt + 1] = length & 255;
-  }
-
-  finish(): Uint8Array {
-    if (this.#out.length > 0xffff)
-      throw new RangeError(`Cannot encode DNS message: ${this.#out.length} bytes`);
-    return Uint8Array.from(this.#out);
-  }
 }
