@@ -376,7 +376,8 @@ function titleOf(section: UciSection): string {
 }
 
 function isDomain(value: string): boolean {
-  return value.length <= 253 && /^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+$/.test(value);
+  const labels = value.replace(/\.$/, "").split(".");
+  return value.length <= 253 && labels.every((each) => /^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$/.test(each));
 }
 
 function prefixless(value: string): boolean {

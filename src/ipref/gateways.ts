@@ -1,0 +1,178 @@
+/**
+ * Remote gateways as the forwarding thread knows them: by context address, the UDP port that each was last heard
+ * from, and whether it may make mappings by sending to us.
+ *
+ * Those that we have sent to or heard from are kept in sets of eight by a keyed hash of the address; in a full set
+ * the one unused for longest gives way, so that a flood of addresses costs neither memory nor time. One that gave way
+ * is taken for new: it is sent to at the usual port until it is heard again. Whoever is listed by the owner is kept
+ * in a table of its own. Two gateways behind one address share an entry, as they do in the protocol.
+ */
+
+import type { Peers } from "./settings.ts";
+
+const ways = 8;
+const defaultSets = 512;
+const inet = 2;
+const inet6 = 10;
+/** Bytes of a socket address: family, port, then the address, for IPv6 behind four bytes of flow label. */
+const nameBytes = { 4: 16, 6: 28 } as const;
+const Flag = { sentTo: 1, heard: 2 } as const;
+
+/** Socket addresses carry their family in the machine's own byte order. */
+const little = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
+export interface GatewaysOptions {
+  readonly family: 4 | 6;
+  /** Where a peer is sent to before it was heard. */
+  readonly port: number;
+  /** Nobody else knows it. */
+  readonly seed: number;
+  /** How many sets of eight. Default 512. */
+  readonly sets?: number;
+}
+
+export class Gateways implements Peers {
+  /** Bytes of each socket address, and where in it the address begins. */
+  readonly nameBytes: number;
+  readonly addressAt: number;
+  /** Counts up whenever a port changes. */
+  version = 0;
+  readonly #family: 4 | 6;
+  readonly #addressBytes: number;
+  readonly #port: number;
+  readonly #seed: number;
+  readonly #sets: number;
+  readonly #addresses: Uint8Array;
+  readonly #ports: Uint16Array;
+  readonly #flags: Uint8Array;
+  /** When each was last used, in calls. */
+  readonly #used: Uint32Array;
+  #clock = 0;
+  #listed = new Set<string>();
+  #open = false;
+
+  constructor(options: GatewaysOptions) {
+    const { family, port, seed, sets = defaultSets } = options;
+    this.#family = family;
+    this.#addressBytes = family === 4 ? 4 : 16;
+    this.nameBytes = nameBytes[family];
+    this.addressAt = family === 4 ? 4 : 8;
+    this.#port = port;
+    this.#seed = seed | 0;
+    this.#sets = sets;
+    const entries = sets * ways;
+    this.#addresses = new Uint8Array(entries * this.#addressBytes);
+    this.#ports = new Uint16Array(entries);
+    this.#flags = new Uint8Array(entries);
+    this.#used = new Uint32Array(entries);
+  }
+
+  /** Who may make mappings besides those that we have sent to; "all": everybody. */
+  list(contexts: readonly Uint8Array[] | "all"): void {
+    this.#open = contexts === "all";
+    this.#listed = new Set(
+      contexts === "all" ? [] : contexts.map((bytes) => keyOf(bytes, 0, this.#addressBytes)),
+    );
+  }
+
+  allows(bytes: Uint8Array, offset: number): boolean {
+    if (this.#open) return true;
+    const entry = this.#find(bytes, offset);
+    if (entry >= 0 && (this.#flags[entry]! & Flag.sentTo) !== 0) return true;
+    return this.#listed.size > 0 && this.#listed.has(keyOf(bytes, offset, this.#addressBytes));
+  }
+
+  /** Writes where to send to a context address as a socket address; from now on it is one that we have sent to. */
+  writeName(names: Uint8Array, at: number, bytes: Uint8Array, offset: number): void {
+    const entry = this.#take(bytes, offset);
+    this.#flags[entry]! |= Flag.sentTo;
+    this.#write(names, at, { bytes, offset, port: this.#ports[entry]! });
+  }
+
+  /** A packet that makes sense came from the socket address at `at`. @returns whether its port is another now. */
+  heard(names: Uint8Array, at: number): boolean {
+    const port = (names[at + 2]! << 8) | names[at + 3]!;
+    const entry = this.#take(names, at + this.addressAt);
+    this.#flags[entry]! |= Flag.heard;
+    if (port === 0 || this.#ports[entry] === port) return false;
+    this.#ports[entry] = port;
+    this.version++;
+    return true;
+  }
+
+  /** The port of a context address. */
+  portOf(bytes: Uint8Array, offset: number): number {
+    const entry = this.#find(bytes, offset);
+    return entry < 0 ? this.#port : this.#ports[entry]!;
+  }
+
+  #write(names: Uint8Array, at: number, to: { bytes: Uint8Array; offset: number; port: number }): void {
+    const family = this.#family === 4 ? inet : inet6;
+    names.fill(0, at, at + this.nameBytes);
+    names[at + (little ? 0 : 1)] = family;
+    names[at + 2] = to.port >> 8;
+    names[at + 3] = to.port;
+    for (let index = 0; index < this.#addressBytes; index++) {
+      names[at + this.addressAt + index] = to.bytes[to.offset + index]!;
+    }
+  }
+
+  #setOf(bytes: Uint8Array, offset: number): number {
+    let hash = this.#seed;
+    for (let index = 0; index < this.#addressBytes; index++) {
+      hash = Math.imul(hash ^ bytes[offset + index]!, 0x9e3779b1);
+      hash ^= hash >>> 15;
+    }
+    return ((hash >>> 0) % this.#sets) * ways;
+  }
+
+  #find(bytes: Uint8Array, offset: number): number {
+    const set = this.#setOf(bytes, offset);
+    for (let entry = set; entry < set + ways; entry++) {
+      if (this.#flags[entry] !== 0 && this.#is(entry, bytes, offset)) return entry;
+    }
+    return -1;
+  }
+
+  #is(entry: number, bytes: Uint8Array, offset: number): boolean {
+    const at = entry * this.#addressBytes;
+    for (let index = 0; index < this.#addressBytes; index++) {
+      if (this.#addresses[at + index] !== bytes[offset + index]) return false;
+    }
+    return true;
+  }
+
+  /** The entry of an address, used now; a new one in the place of the oldest of its set. */
+  #take(bytes: Uint8Array, offset: number): number {
+    this.#clock = (this.#clock + 1) >>> 0;
+    const set = this.#setOf(bytes, offset);
+    let oldest = set;
+    for (let entry = set; entry < set + ways; entry++) {
+      if (this.#flags[entry] === 0) {
+        oldest = entry;
+        break;
+      }
+      if (this.#is(entry, bytes, offset)) {
+        this.#used[entry] = this.#clock;
+        return entry;
+      }
+      // Ages, not instants: the clock turns over.
+      if ((this.#clock - this.#used[entry]!) >>> 0 > (this.#clock - this.#used[oldest]!) >>> 0)
+        oldest = entry;
+    }
+    const at = oldest * this.#addressBytes;
+    for (let index = 0; index < this.#addressBytes; index++)
+      this.#addresses[at + index] = bytes[offset + index]!;
+    this.#flags[oldest] = 0;
+    this.#ports[oldest] = this.#port;
+    this.#used[oldest] = this.#clock;
+    this.version++;
+    return oldest;
+  }
+}
+
+function keyOf(bytes: Uint8Array, offset: number, length: number): string {
+  let text = "";
+  for (let index = 0; index < length; index++) text += String.fromCharCode(bytes[offset + index]!);
+  return text;
+}
