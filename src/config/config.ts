@@ -226,10 +226,7 @@ const isolationOptions = {
     "lan",
   ]),
   dns_port: integer(5_365, port, "Where queries of services are answered, on the segments"),
-  upstream: addresses(
-    ["127.0.0.1"],
-    "DNS servers for names outside and for services that no section declares",
-  ),
+  upstream: addresses(["127.0.0.1"], "DNS servers for names outside"),
   privileged: listOf(text("", "the name of a service", { doc: "Who may reach every service" }), []),
   privileged_host: listOf(
     text("", "the name of a service", { doc: "Whom every service may reach, such as arbiter" }),
@@ -256,6 +253,7 @@ const segmentOptions = {
   isolate: boolean(false, "Whether ports of its bridges exchange frames with the router only"),
   encrypted_dns: boolean(false, "Whether services may ask other DNS servers over TLS"),
   mdns: boolean(true, "Whether connected services discover each other"),
+  resolver: addresses([], "DNS servers that know services which no section declares"),
 };
 
 const serviceOptions = {

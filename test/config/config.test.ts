@@ -160,7 +160,7 @@ config segment 'again'
 	list device 'br-apps'
 `);
   assert.equal(config.segments, [
-    { name: "apps", device: ["br-apps"], isolate: false, encryptedDns: false, mdns: true },
+    { name: "apps", device: ["br-apps"], isolate: false, encryptedDns: false, mdns: true, resolver: [] },
   ]);
   assert.equal(
     config.services.map((each) => ({ ...each })),
