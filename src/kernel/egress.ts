@@ -14,6 +14,7 @@
  */
 
 import type { Mac } from "../lib/address.ts";
+import { labelOf } from "./device.ts";
 import type { Dispatch } from "./dispatch.ts";
 import {
   addPartners,
@@ -70,5 +71,5 @@ export function bytesOf(mac: Mac): string {
 
 /** nft's list in JSON does not tell the device of a chain: its name has to. */
 function chainOf(device: string): string {
-  return `to_${device.replace(/[^A-Za-z0-9]/g, "_")}_${fingerprint(device)}`;
+  return `to_${labelOf(device, fingerprint(device))}`;
 }

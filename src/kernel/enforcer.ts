@@ -8,13 +8,22 @@
 import type { Fault } from "../lib/fault.ts";
 import type { Cancel } from "../system/system.ts";
 import type { Dispatch } from "./dispatch.ts";
+import type { Isolated } from "./isolate.ts";
 import type { Met } from "./places.ts";
 import type { Owner } from "./plan.ts";
 
 export type Backend = "nft" | "ipset";
 
 /** A plan made ready for rendering. */
-export interface Order {
+export type Order = BlockOrder | IsolationOrder;
+
+export interface IsolationOrder {
+  readonly kind: "isolation";
+  readonly isolated: Isolated;
+}
+
+export interface BlockOrder {
+  readonly kind: "blocks";
   readonly dispatch: Dispatch;
   /** NFLOG group for DNS, and the queue that answers wait in. */
   readonly tap?: { readonly group: number; readonly queue?: number };

@@ -13,7 +13,16 @@ import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, RunResult, System } from "../system/system.ts";
 import { Drops } from "./drops.ts";
 import { complaint, type Enforcer, type Order, type Place } from "./enforcer.ts";
-import { chainPrefix, holdRule, setPrefix, type XtRules, type XtSet, xtRules } from "./ipsetrules.ts";
+import {
+  chainPrefix,
+  holdRule,
+  setPrefix,
+  tableOf,
+  type XtRule,
+  type XtRules,
+  type XtSet,
+  xtRules,
+} from "./ipsetrules.ts";
 import {
   nothing,
   parseCounts,
@@ -31,6 +40,7 @@ import {
   setDifferences,
   type XtPresent,
 } from "./ipsettext.ts";
+import { isolationRules } from "./isolationipset.ts";
 import { type Met, xtPlaces } from "./places.ts";
 import type { Owner } from "./plan.ts";
 
@@ -69,6 +79,8 @@ export class Ipset implements Enforcer {
   readonly #looks = new Map<Owner, number>();
   readonly #drops = new Drops();
   #holds: Promise<boolean> | undefined;
+  /** Families whose addresses cannot be translated here; undefined as long as nobody has asked. */
+  #untranslated: ReadonlySet<Family> | undefined;
 
   constructor(system: System, settings: IpsetSettings) {
     this.#system = system;
@@ -143,19 +155,21 @@ export class Ipset implements Enforcer {
 
   async dropped(owner: Owner): Promise<bigint> {
     for (const family of this.#settings.families) {
-      const text = await this.#print([`${programs[family]}-save`, "-c", "-t", "filter"]);
+      const text = await this.#print([`${programs[family]}-save`, "-c"]);
       this.#drops.note(owner, programs[family], parseDropped(text, chainPrefix(owner)));
     }
     return this.#drops.total(owner);
   }
 
   places(owner: Owner, order: Order, met: Met): readonly Place[] {
+    if (order.kind !== "blocks") return [];
     return xtPlaces(owner, this.#render(owner, order), { dispatch: order.dispatch, met });
   }
 
   /** An order without what this kernel cannot do; tried when it is first asked for. */
   async #possible(order: Order): Promise<Order> {
-    if (order.tap?.queue === undefined) return order;
+    if (order.kind === "isolation") this.#untranslated ??= await this.#probeTranslation();
+    if (order.kind !== "blocks" || order.tap?.queue === undefined) return order;
     this.#holds ??= this.#probeHold().catch((thrown) => {
       this.#holds = undefined;
       throw thrown;
@@ -178,13 +192,35 @@ export class Ipset implements Enforcer {
     return true;
   }
 
-  #render(owner: Owner, { dispatch, ...options }: Order): XtRules {
+  /** What cannot be translated stays denied: all rules but those that translate are made. */
+  async #probeTranslation(): Promise<ReadonlySet<Family>> {
+    const lacking = new Set<Family>();
+    for (const family of this.#settings.families) {
+      const { status, stderr } = await this.#run([`${programs[family]}-save`, "-t", "nat"]);
+      if (status === 0) continue;
+      lacking.add(family);
+      const limit = `No service reaches another over IPv${family}: ${complaint(stderr, status)}`;
+      this.limits.push(limit);
+      this.#system.log("warning", limit);
+    }
+    return lacking;
+  }
+
+  #render(owner: Owner, order: Order): XtRules {
     const { lanDevices, families } = this.#settings;
-    const { sets, chains } = xtRules(dispatch, { owner, lanDevices, ...options });
+    const { sets, chains } =
+      order.kind === "isolation"
+        ? isolationRules(order.isolated, owner)
+        : xtRules(order.dispatch, { owner, lanDevices, tap: order.tap, reportGroup: order.reportGroup });
     const has = (family: Family) => families.includes(family);
+    const chainsOf = (family: Family) => {
+      if (!has(family)) return new Map<string, readonly XtRule[]>();
+      if (!this.#untranslated?.has(family)) return chains[family];
+      return new Map([...chains[family]].filter(([chain]) => tableOf(chain) !== "nat"));
+    };
     return {
       sets: new Map([...sets].filter(([, { family }]) => has(family))),
-      chains: { 4: has(4) ? chains[4] : new Map(), 6: has(6) ? chains[6] : new Map() },
+      chains: { 4: chainsOf(4), 6: chainsOf(6) },
     };
   }
 

@@ -38,7 +38,7 @@ export interface XtRule {
 }
 
 export interface XtSet {
-  readonly type: "hash:ip" | "hash:net";
+  readonly type: "hash:ip" | "hash:net" | "hash:net,iface";
   readonly family: Family;
   readonly elements: ReadonlySet<string>;
 }
@@ -52,18 +52,19 @@ export interface XtRules {
 export interface XtOptions {
   readonly owner: Owner;
   readonly lanDevices: readonly string[];
-  readonly tap?: { readonly group: number; readonly queue?: number };
-  readonly reportGroup?: number;
+  readonly tap?: { readonly group: number; readonly queue?: number } | undefined;
+  readonly reportGroup?: number | undefined;
 }
 
-export type XtTable = "filter" | "mangle";
-export const xtTables: readonly XtTable[] = ["filter", "mangle"];
+export type XtTable = "filter" | "mangle" | "nat";
+/** What drops comes into force before what translates. */
+export const xtTables: readonly XtTable[] = ["filter", "mangle", "nat"];
 
 /** A built-in chain, and what follows its owner's name in the chain that it jumps to, first of all. */
 export interface Entrance {
   readonly table: XtTable;
-  readonly chain: "FORWARD" | "INPUT" | "OUTPUT";
-  readonly suffix: "fwd" | "in" | "out" | "hold";
+  readonly chain: "PREROUTING" | "FORWARD" | "INPUT" | "OUTPUT" | "POSTROUTING";
+  readonly suffix: "fwd" | "in" | "out" | "hold" | "gate" | "pre" | "post";
 }
 export const entrances: readonly Entrance[] = [
   { table: "filter", chain: "FORWARD", suffix: "fwd" },
@@ -71,10 +72,16 @@ export const entrances: readonly Entrance[] = [
   { table: "filter", chain: "OUTPUT", suffix: "out" },
   { table: "mangle", chain: "FORWARD", suffix: "hold" },
   { table: "mangle", chain: "OUTPUT", suffix: "hold" },
+  { table: "mangle", chain: "PREROUTING", suffix: "gate" },
+  { table: "nat", chain: "PREROUTING", suffix: "pre" },
+  { table: "nat", chain: "POSTROUTING", suffix: "post" },
 ];
 
 /** The table that a chain of ours is in. */
 export function tableOf(chain: string): XtTable {
+  // Branches of isolation's trees, lists of ports, and where those come from and lead to.
+  const own = /^gatehouse-isolation-(?:(pre|post|[ds]\w{7})|(gate|guest|stop|[gp]\w{7}))$/.exec(chain);
+  if (own) return own[1] === undefined ? "mangle" : "nat";
   return chain.endsWith("-hold") ? "mangle" : "filter";
 }
 
@@ -83,7 +90,7 @@ const discovery = [133, 134, 135, 136];
 /** UDP ports of client and server from which addresses are assigned. */
 const leasePorts = { 4: [68, 67], 6: [546, 547] } as const;
 /** Packets per second, and at once, that are copied; the rest is only counted. The match takes no more. */
-const reportLimit = 10_000;
+export const reportLimit = 10_000;
 /** Keepers or groups that a chain holds at most, two bits of an id at a time. */
 const fan = 4;
 /** Levels of the tree, so that names keep to 28 characters; beyond that a chain holds as many as it must. */

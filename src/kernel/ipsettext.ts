@@ -30,6 +30,9 @@ export interface JumpState {
   readonly first: boolean;
 }
 
+/** Chains at whose end a packet is counted and dropped. */
+const dropping = ["end", "stop"];
+
 export const nothing: XtPresent = { chains: new Map(), jumps: new Map() };
 
 /** Entries are few or some ten thousand; the kernel's limit is only there to stop accidents. */
@@ -153,17 +156,25 @@ export function ruleDifferences(
 export function parseSets(text: string, prefix: string): Map<string, XtSet> {
   const sets = new Map<string, { type: XtSet["type"]; family: Family; elements: Set<string> }>();
   for (const line of lines(text)) {
-    const create = /^create (\S+) (hash:ip|hash:net) family (inet6?) /.exec(line);
+    const create = /^create (\S+) (hash:ip|hash:net|hash:net,iface) family (inet6?) /.exec(line);
     if (create) {
       const [, name, type, family] = create as unknown as [string, string, XtSet["type"], string];
       if (name.startsWith(prefix))
         sets.set(name, { type, family: family === "inet" ? 4 : 6, elements: new Set() });
     } else if (line.startsWith(`add ${prefix}`)) {
       const [, name, element] = line.split(" ") as [string, string, string];
-      sets.get(name)?.elements.add((element.includes("/") ? parsePrefix : parseAddress)(element) ?? element);
+      sets.get(name)?.elements.add(canonical(element));
     }
   }
   return sets;
+}
+
+/** A net or an address, with or without a device after it. */
+function canonical(element: string): string {
+  const comma = element.indexOf(",");
+  const net = comma < 0 ? element : element.slice(0, comma);
+  const known = (net.includes("/") ? parsePrefix : parseAddress)(net) ?? net;
+  return comma < 0 ? known : known + element.slice(comma);
 }
 
 /** Reads the number of entries of an owner's sets out of what `ipset list -t` printed; undefined where not told. */
@@ -220,13 +231,13 @@ export function parseRules(text: string, prefix: string): XtPresent {
   return { chains, jumps };
 }
 
-/** Reads how many packets an owner's rules have dropped out of what `iptables-save -c -t filter` printed. */
+/** Reads how many packets an owner's rules have dropped out of what `iptables-save -c` printed. */
 export function parseDropped(text: string, prefix: string): bigint {
-  const start = ` -A ${prefix}-end `;
+  const starts = dropping.map((suffix) => ` -A ${prefix}-${suffix} `);
   let dropped = 0n;
   for (const line of lines(text)) {
     const at = line.indexOf("]") + 1;
-    if (!line.startsWith(start, at) || !line.endsWith(" -j DROP")) continue;
+    if (!starts.some((start) => line.startsWith(start, at)) || !line.endsWith(" -j DROP")) continue;
     const packets = /^\[(\d+):\d+\]/.exec(line)?.[1];
     if (packets !== undefined) dropped += BigInt(packets);
   }
@@ -235,7 +246,7 @@ export function parseDropped(text: string, prefix: string): bigint {
 
 /** Whether a text of rules sets the counters of what is dropped to nothing. */
 export function resetsDropped(text: string, prefix: string): boolean {
-  return text.includes(`\n:${prefix}-end `);
+  return dropping.some((suffix) => text.includes(`\n:${prefix}-${suffix} `));
 }
 
 /** The jumps that chains need, each once and first. */
@@ -265,7 +276,7 @@ function sameRules(present: readonly XtRule[] | undefined, rules: readonly XtRul
 /** The comment comes last of the matches, where it costs nothing unless the others have matched. */
 function renderRule(chain: string, { text, comment }: XtRule): string {
   if (text.includes("--comment")) return `-A ${chain} ${text}`;
-  const target = text.search(/-j \S+/);
+  const target = text.search(/-[jg] \S+/);
   const matches = target < 0 ? `${text} ` : text.slice(0, target);
   return `-A ${chain} ${matches}-m comment --comment "${comment}"${target < 0 ? "" : ` ${text.slice(target)}`}`;
 }

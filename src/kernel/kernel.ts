@@ -10,15 +10,20 @@
 import { sameBytes } from "../lib/bytes.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, System } from "../system/system.ts";
+import type { Connection } from "./connection.ts";
 import { deleteConnections } from "./cut.ts";
-import { type Dispatch, dispatchOf } from "./dispatch.ts";
+import { isDeviceName } from "./device.ts";
 import { type Backend, bootNames, type Enforcer, type Order, type Place } from "./enforcer.ts";
 import { entriesToCut, isOffloaded } from "./entries.ts";
 import { type Explanation, explainer, type Packet, type Reason } from "./explain.ts";
+import { type Answer, answerer, type Beginning } from "./isolate.ts";
 import { Lane } from "./lane.ts";
-import { emptyPlan, type Owner, type Plan } from "./plan.ts";
+import { type AnyPlan, cutsOf, isIsolation, orderOf, withoutHold } from "./order.ts";
+import { emptyPlan, type Owner } from "./plan.ts";
+import { Guards } from "./ports.ts";
 import { openEnforcer } from "./probe.ts";
 import { Rounds } from "./rounds.ts";
+import type { IsolationPlan } from "./standins.ts";
 
 export { type Connection, connectionStatus } from "./connection.ts";
 export { type ConntrackOptions, ConntrackWatch, type Delta, watchConntrack } from "./conntrack.ts";
@@ -27,12 +32,32 @@ export { type Backend, type Place, reportBytes, reportThreshold } from "./enforc
 export { entriesToCut } from "./entries.ts";
 export { blockedBy, type Explanation, explainer, explainPlan, type Packet, type Reason } from "./explain.ts";
 export type { SteerRoute, SteerRule } from "./fib.ts";
+export { type Answer, answerer, type Beginning, isolatedOf } from "./isolate.ts";
+export { accepts } from "./isolationnft.ts";
 export { type NeighbourSteering, openNeighbourSteering } from "./neighbour.ts";
 export { type LoggedPacket, Nflog, type NflogCounters, type NflogOptions, openNflog } from "./nflog.ts";
 export { type HeldPacket, Nfqueue, type NfqueueOptions, openNfqueue } from "./nfqueue.ts";
+export type { AnyPlan } from "./order.ts";
 export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";
 export type { DefaultRoute, InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
-export { openSteering, Steering, type SteeringOptions, type SteerPlan } from "./steer.ts";
+export {
+  type Exit,
+  emptyIsolation,
+  type IsolationPlan,
+  type Ports,
+  type Route,
+  type Segment,
+} from "./standins.ts";
+export {
+  type FamilyTable,
+  openSteering,
+  type Refusal,
+  type SteerChange,
+  Steering,
+  type SteeringOptions,
+  type SteerPlan,
+} from "./steer.ts";
+export { raiseTunnel, type TunnelPlan } from "./tunnel.ts";
 
 export interface KernelOptions {
   readonly backend: Backend | "auto";
@@ -53,24 +78,27 @@ export interface KernelCounters {
   unsaved: number;
   /** Times that rules of ours had been changed by somebody else, and were repaired. */
   repaired: number;
-  /** Connections cut because a flowtable forwarded them past a new block. */
+  /** Connections cut because a flowtable forwarded them past a new block, or because their route is gone. */
   cut: number;
 }
 
+const unguarded = { isolatedPorts: [], proxyArp: [], managed: [] };
 /** Without it at its end, the boot script takes a boot text for cut off and loads the copy. */
 const lastLine = "# complete";
 const copySuffix = ".copy";
 
 /** A plan ready for the back end. */
 interface Job {
-  readonly plan: Plan;
+  readonly plan: AnyPlan;
   readonly order: Order;
 }
+
+type Selection = (connection: Connection) => boolean;
 
 interface Owned {
   readonly lane: Lane<Job>;
   /** Connections to be cut after what is in force. */
-  readonly cuts: Lane<Plan>;
+  readonly cuts: Lane<Selection>;
   /** What is in force. */
   job: Job | undefined;
   /** The boot text says so, too. */
@@ -104,10 +132,8 @@ export interface ApplyOptions {
  */
 export async function openKernel(system: System, options: KernelOptions): Promise<Kernel> {
   for (const name of options.lanDevices) {
-    // Letters that mean something to nft or iptables, such as * and +, would match other devices too.
-    if (!/^[A-Za-z0-9_.@-]{1,15}$/.test(name)) {
+    if (!isDeviceName(name))
       throw new Fault("invalid", `Cannot use ${JSON.stringify(name)}: no name of a network device`);
-    }
   }
   const enforcer = await openEnforcer(system, options.backend, options.lanDevices);
   for (const limit of enforcer.limits) system.log("warning", limit);
@@ -143,6 +169,9 @@ export class Kernel {
   readonly #enforcer: Enforcer;
   readonly #owned = new Map<Owner, Owned>();
   readonly #rounds: Rounds;
+  readonly #guards: Guards;
+  /** Ports come and go more often than anybody is at our rules. */
+  readonly #guardRounds: Rounds;
   readonly #unwatch: Cancel;
   /** Path → the boot text that lies there, as far as it was read or written here. */
   readonly #stored = new Map<string, string>();
@@ -164,13 +193,17 @@ export class Kernel {
       onChange: () => this.#rounds.soon(),
       onFault: (fault) => system.log("warning", fault.message),
     });
+    this.#guardRounds = new Rounds(system, () => this.#guardAgain(), {
+      onFault: (thrown) => system.log("warning", `Cannot guard bridge ports: ${messageOf(thrown)}`),
+    });
+    this.#guards = new Guards(system, () => this.#guardRounds.soon());
     void this.#rounds.start();
-    void this.#cut(emptyPlan);
+    void this.#cut(entriesToCut(emptyPlan));
   }
 
   /** What this machine cannot enforce, in sentences; empty if nothing. Grows with what is asked of it. */
   get limits(): readonly string[] {
-    return this.#enforcer.limits;
+    return [...this.#enforcer.limits, ...this.#guards.limits];
   }
 
   /**
@@ -179,7 +212,7 @@ export class Kernel {
    * @throws RangeError or TypeError for a plan that contradicts itself; Fault "kernel" if the kernel refuses, which
    *   leaves it as it was; Fault "storage" if the rules are in force, but would be missing after a reboot.
    */
-  async apply(owner: Owner, plan: Plan, { durable = true }: ApplyOptions = {}): Promise<void> {
+  async apply(owner: Owner, plan: AnyPlan, { durable = true }: ApplyOptions = {}): Promise<void> {
     const job = { plan, order: orderOf(plan) };
     const owned = this.#own(owner);
     owned.awaited ||= durable;
@@ -211,6 +244,7 @@ export class Kernel {
   async clear(owner: Owner): Promise<void> {
     const owned = this.#own(owner);
     await owned.lane.between(async () => {
+      if (owned.job && isIsolation(owned.job.plan)) await this.#guards.apply(unguarded);
       owned.job = undefined;
       await this.#enforcer.remove(owner);
       await this.#clearOther(owner);
@@ -232,19 +266,26 @@ export class Kernel {
   explain(owner: Owner, packet: Packet): PacketExplanation {
     const { backend } = this;
     const job = this.#owned.get(owner)?.job;
-    if (!job) return { owner, backend, verdict: "pass", reasons: [], mark: "none" };
+    if (!job || isIsolation(job.plan)) return { owner, backend, verdict: "pass", reasons: [], mark: "none" };
+    const { plan, order } = job;
     const { destinationMac: _, ...seen } = packet;
     const given = this.#enforcer.seesDestinationMac ? packet : seen;
-    const { verdict, reasons } = explainer(job.plan)(given);
+    const { verdict, reasons } = explainer(plan)(given);
     const located = reasons.map((reason) => ({
       ...reason,
-      places: this.#enforcer.places(owner, job.order, { packet: given, reason }),
+      places: this.#enforcer.places(owner, order, { packet: given, reason }),
     }));
     return { owner, backend, verdict, reasons: located, mark: "none" };
   }
 
+  /** What the isolation in force says of who would begin to talk to whom; undefined if it manages no such device. */
+  explainIsolation(beginning: Beginning): Answer | undefined {
+    const order = this.#owned.get("isolation")?.job?.order;
+    return order?.kind === "isolation" ? answerer(order.isolated)(beginning) : undefined;
+  }
+
   /** What `apply` would make true, as the text of its boot files. Touches nothing. */
-  print(owner: Owner, plan: Plan): string {
+  print(owner: Owner, plan: AnyPlan): string {
     const texts = this.#enforcer.bootTexts(owner, orderOf(plan));
     return [...texts].map(([name, text]) => `# ${name}\n${text}`).join("\n");
   }
@@ -259,6 +300,8 @@ export class Kernel {
   close(): void {
     this.#closed = true;
     this.#unwatch();
+    this.#guards.close();
+    this.#guardRounds.close();
     this.#rounds.close();
   }
 
@@ -270,15 +313,21 @@ export class Kernel {
       saved: true,
       awaited: false,
       lane: new Lane((job: Job) => this.#enforce(owner, job)),
-      cuts: new Lane((plan: Plan) => this.#cut(plan)),
+      cuts: new Lane((selection: Selection) => this.#cut(selection)),
     };
     this.#owned.set(owner, owned);
     return owned;
   }
 
-  async #verifyOwner(owner: Owner, { job, saved }: Owned): Promise<string[]> {
+  async #verifyOwner(owner: Owner, { job, saved, cuts }: Owned): Promise<string[]> {
     if (!job || this.#closed) return [];
-    const found = await this.#enforcer.verify(owner, job.order);
+    const found = [...(await this.#enforcer.verify(owner, job.order))];
+    if (found.length > 0) {
+      // What came to be while rules were missing.
+      const selection = cutsOf(job.plan, job.order);
+      if (selection) void cuts.push(selection);
+    }
+    if (isIsolation(job.plan)) found.push(...(await this.#guards.verify()));
     if (found.length > 0) {
       this.counters.repaired++;
       const words = found.slice(0, 5).join(", ") + (found.length > 5 ? ` and ${found.length - 5} more` : "");
@@ -299,8 +348,10 @@ export class Kernel {
     }
     this.counters[changed ? "applied" : "unchanged"]++;
     owned.job = job;
-    if (changed && job.order.dispatch.blocks) {
-      const cut = owned.cuts.push(job.plan);
+    if (isIsolation(job.plan)) await this.#guard(job.plan);
+    const selection = changed ? cutsOf(job.plan, job.order) : undefined;
+    if (selection) {
+      const cut = owned.cuts.push(selection);
       if (this.#offloads) await cut;
     }
     owned.saved &&= !changed;
@@ -318,24 +369,38 @@ export class Kernel {
    * rules alone stop everything. They are in force either way: what cannot be cut is said, and tried again with the
    * next change.
    */
-  async #cut(plan: Plan): Promise<void> {
-    const isBlocked = entriesToCut(plan);
+  async #cut(selection: Selection): Promise<void> {
     try {
       const { deleted } = await deleteConnections(this.#system, (connection) => {
         this.#offloads ||= isOffloaded(connection);
-        return isBlocked(connection);
+        return selection(connection);
       });
       this.counters.cut += deleted;
     } catch (thrown) {
-      this.#system.log("warning", `Cannot cut offloaded connections: ${messageOf(thrown)}`);
+      this.#system.log("warning", `Cannot cut connections: ${messageOf(thrown)}`);
     }
+  }
+
+  /** What cannot be guarded is a limit, and tried again with the next round: the rules are in force either way. */
+  async #guard({ guards, segments }: IsolationPlan): Promise<void> {
+    try {
+      await this.#guards.apply({ ...guards, managed: segments.flatMap(({ devices }) => devices) });
+    } catch (thrown) {
+      this.#system.log("warning", `Cannot guard bridge ports: ${messageOf(thrown)}`);
+      this.#guardRounds.soon();
+    }
+  }
+
+  async #guardAgain(): Promise<void> {
+    const changed = await this.#guards.verify();
+    if (changed.length > 0) this.#system.log("info", `Guarded anew: ${changed.join(", ")}`);
   }
 
   /** Writes the boot texts that differ from what lies there. What lay there at start is looked at once. */
   async #save(owner: Owner, order: Order): Promise<void> {
     try {
       await this.#system.makeDirectory(this.#parts.directory, 0o700);
-      // Without us nobody gives an answer that waits its verdict, and a kernel may refuse the whole text for it.
+      // A kernel may refuse the whole text for what waits.
       const texts = this.#enforcer.bootTexts(owner, withoutHold(order));
       for (const [name, rules] of texts) {
         const text = `${rules}${lastLine}\n`;
@@ -383,27 +448,4 @@ export class Kernel {
   #path(name: string): string {
     return `${this.#parts.directory}/${name}`;
   }
-}
-
-/** @throws RangeError or TypeError for a plan that contradicts itself. */
-function orderOf(plan: Plan): Order {
-  const dispatch: Dispatch = dispatchOf(plan);
-  const { tap, report } = plan;
-  if (tap) checkNumber(tap.group, "tap", "NFLOG group");
-  if (tap?.hold) checkNumber(tap.hold.queue, "hold answers", "NFQUEUE");
-  if (report) checkNumber(report.group, "report", "NFLOG group");
-  return {
-    dispatch,
-    ...(tap ? { tap: { group: tap.group, ...(tap.hold ? { queue: tap.hold.queue } : {}) } } : {}),
-    ...(report ? { reportGroup: report.group } : {}),
-  };
-}
-
-function checkNumber(value: number, verb: string, kind: string): void {
-  if (!Number.isInteger(value) || value < 0 || value > 0xffff)
-    throw new RangeError(`Cannot ${verb}: ${value} is no ${kind}`);
-}
-
-function withoutHold(order: Order): Order {
-  return order.tap ? { ...order, tap: { group: order.tap.group } } : order;
 }

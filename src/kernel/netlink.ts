@@ -156,6 +156,8 @@ interface Pending {
 const silenceMs = 2_500;
 const maxSilences = 2;
 const maxPending = 1_024;
+/** Questions of one datagram: the send takes as long as the kernel does for all of them. */
+const maxTogether = 64;
 /** A table that changes under so many dumps in a row is not going to hold still. */
 const maxRestarts = 20;
 
@@ -198,6 +200,20 @@ export class Netlink {
   }
 
   /**
+   * Tells many things in order, as many to a system call as fit; one that is refused does not stop the others.
+   *
+   * @returns for each the Fault that `request` would have thrown, or undefined.
+   */
+  async requestAll(questions: readonly Question[]): Promise<readonly (Fault | undefined)[]> {
+    const outcomes: (Fault | undefined)[] = [];
+    for (let at = 0; at < questions.length; at += maxTogether) {
+      const some = questions.slice(at, at + maxTogether);
+      outcomes.push(...(await this.#askTogether(some)));
+    }
+    return outcomes;
+  }
+
+  /**
    * Reads a whole table, again from the start if it changed meanwhile. Dumps wait for each other.
    *
    * @throws Fault as `request` does, and "conflict" if the table never holds still.
@@ -213,6 +229,11 @@ export class Netlink {
     return dump;
   }
 
+  /** Our number: notifications of what we did ourselves carry it. Undefined while no socket is open. */
+  get port(): number | undefined {
+    return this.#socket?.port;
+  }
+
   close(): void {
     if (!this.#closed) this.#end(new Fault("closed", "Cannot ask the kernel: netlink socket closed"));
   }
@@ -222,9 +243,7 @@ export class Netlink {
     return new Promise((resolve, reject) => {
       if (this.#closed) throw cannot("closed", question.verb, "netlink socket closed", this.#closed);
       if (this.#pending.size >= maxPending) throw cannot("limit", question.verb, "too many open questions");
-      // 0 is for messages without question.
-      const sequence = this.#sequence === 0xffffffff ? 1 : this.#sequence + 1;
-      this.#sequence = sequence;
+      const sequence = this.#nextSequence();
       const dump = flags === flag.dump;
       const pending: Pending = {
         ...{ question, dump, onMessage, resolve, reject },
@@ -237,6 +256,43 @@ export class Netlink {
       this.#pending.set(sequence, pending);
       this.#watch(sequence, pending);
     });
+  }
+
+  /** All in one datagram: the kernel takes its messages one after the other before the send returns. */
+  async #askTogether(questions: readonly Question[]): Promise<(Fault | undefined)[]> {
+    const refuse = (code: FaultCode, state: string, cause?: unknown) =>
+      questions.map(({ verb }) => cannot(code, verb, state, cause));
+    if (this.#closed) return refuse("closed", "netlink socket closed", this.#closed);
+    if (this.#pending.size + questions.length > maxPending) return refuse("limit", "too many open questions");
+    const numbered = questions.map((question) => ({ question, sequence: this.#nextSequence() }));
+    const messages = numbered.map(({ question: { type, flags = 0, payload }, sequence }) =>
+      encodeMessage({ type, flags: flag.request | flag.acknowledge | flags, sequence, payload }),
+    );
+    try {
+      this.#socket!.send(concat(messages));
+    } catch (thrown) {
+      if (!(thrown instanceof Fault)) throw thrown;
+      return questions.map(() => thrown);
+    }
+    const answers = numbered.map(
+      ({ question, sequence }) =>
+        new Promise<Fault | undefined>((resolve) => {
+          const pending: Pending = {
+            ...{ question, dump: false, onMessage: undefined, reject: resolve },
+            ...{ interrupted: false, silences: 0, cancel: () => undefined },
+            resolve: () => resolve(undefined),
+          };
+          this.#pending.set(sequence, pending);
+          this.#watch(sequence, pending);
+        }),
+    );
+    return Promise.all(answers);
+  }
+
+  #nextSequence(): number {
+    // 0 is for messages without question.
+    this.#sequence = this.#sequence === 0xffffffff ? 1 : this.#sequence + 1;
+    return this.#sequence;
   }
 
   #watch(sequence: number, pending: Pending): void {

@@ -15,6 +15,7 @@ import { Attributes } from "./attribute.ts";
 import { Drops } from "./drops.ts";
 import { egressTable } from "./egress.ts";
 import { complaint, type Enforcer, type Order, type Place, type WatchHandlers } from "./enforcer.ts";
+import { isolationTable } from "./isolationnft.ts";
 import { type Message, Netlink, netfilterProtocol, newCounters, routeProtocol } from "./netlink.ts";
 import { type NftTable, nftTable, type TableFamily } from "./nftrules.ts";
 import {
@@ -236,26 +237,27 @@ export class Nft implements Enforcer {
 
   places(owner: Owner, order: Order, met: Met): readonly Place[] {
     const tables: [TableFamily, string, NftTable][] = [];
+    if (order.kind !== "blocks") return [];
     for (const [family, table] of this.#render(order))
       if (table) tables.push([family, nameOf(family, owner), table]);
     return nftPlaces(tables, order.dispatch, met);
   }
 
-  #render({ dispatch, ...options }: Order): Tables<NftTable | undefined> {
+  #render(order: Order): Tables<NftTable | undefined> {
+    return new Map(this.#families.map((family) => [family, this.#renderTable(family, order)]));
+  }
+
+  #renderTable(family: TableFamily, order: Order): NftTable | undefined {
+    if (order.kind === "isolation") return family === "inet" ? isolationTable(order.isolated) : undefined;
+    const { dispatch, tap, reportGroup } = order;
+    if (family === "netdev") return egressTable(dispatch, this.#hooked);
     const { lanDevices } = this.#settings;
-    return new Map(
-      this.#families.map((family) => [
-        family,
-        family === "netdev"
-          ? egressTable(dispatch, this.#hooked)
-          : nftTable(family, dispatch, { lanDevices, ...options }),
-      ]),
-    );
+    return nftTable(family, dispatch, { lanDevices, tap, reportGroup });
   }
 
   /** An order without what this kernel cannot do; looked up when it is first asked for. */
   async #possible(order: Order): Promise<Order> {
-    if (order.tap?.queue === undefined) return order;
+    if (order.kind !== "blocks" || order.tap?.queue === undefined) return order;
     this.#holds ??= this.#probeHold().catch((thrown) => {
       this.#holds = undefined;
       throw thrown;

@@ -29,16 +29,18 @@ import { reportBytes, reportThreshold } from "./enforcer.ts";
 import type { NetsApart } from "./nets.ts";
 
 export type TableFamily = "inet" | "bridge" | "netdev";
-export type Hook = "forward" | "input" | "output" | "egress";
+export type Hook = "prerouting" | "forward" | "input" | "output" | "postrouting" | "egress";
 
 export interface NftSet {
   /** As nft writes it: `ipv4_addr`, `ether_addr . ether_addr`, … */
   readonly type: string;
-  /** A map's elements have verdicts. */
+  /** A map's elements have verdicts, or data. */
   readonly map: boolean;
+  /** What a map's elements hold; absent: verdicts. */
+  readonly data?: "ipv4_addr" | "ipv6_addr";
   /** Elements may be prefixes. */
   readonly interval: boolean;
-  /** Element → verdict, "" in a set. */
+  /** Element → verdict or data, "" in a set. */
   readonly elements: ReadonlyMap<string, string>;
 }
 
@@ -52,6 +54,8 @@ export interface NftChain {
   readonly hook?: Hook;
   /** One step of priority after the others. */
   readonly late?: true;
+  /** Translates addresses; its hook is prerouting or postrouting. A chain for prerouting that does not comes after. */
+  readonly nat?: true;
   /** Of a hook that is a device's. */
   readonly device?: string;
   readonly rules: readonly NftRule[];
@@ -66,8 +70,8 @@ export interface NftTable {
 
 export interface NftOptions {
   readonly lanDevices: readonly string[];
-  readonly tap?: { readonly group: number; readonly queue?: number };
-  readonly reportGroup?: number;
+  readonly tap?: { readonly group: number; readonly queue?: number } | undefined;
+  readonly reportGroup?: number | undefined;
 }
 
 /** Rules that make up a table, while it grows. */
@@ -79,7 +83,12 @@ export interface Growing {
 export const types = { 4: "ipv4_addr", 6: "ipv6_addr" } as const;
 export const protocols = { 4: "ip", 6: "ip6" } as const;
 export const families = [4, 6] as const;
-const discovery = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
+export const discovery = [
+  "nd-router-solicit",
+  "nd-router-advert",
+  "nd-neighbor-solicit",
+  "nd-neighbor-advert",
+];
 /** Packets per second, and at once, that are copied; the rest is only counted. */
 const [reportRate, reportBurst] = [20_000, 40_000];
 
@@ -230,12 +239,15 @@ function lastRules(
     rules.push(rule(`${lan}ether saddr @exemptMac accept`, "exempt, by MAC"));
     if (family === "bridge") rules.push(rule("ether daddr @exemptMac accept", "exempt, by MAC"));
   }
-  if (group !== undefined) {
-    const limit = `limit rate ${reportRate}/second burst ${reportBurst} packets`;
-    const log = `log group ${group} snaplen ${reportBytes} queue-threshold ${reportThreshold}`;
-    rules.push(rule(`${limit} ${log}`, "report"));
-  }
+  if (group !== undefined) rules.push(reportRule(group));
   return [...rules, dropRule];
+}
+
+/** Copies what is about to be dropped. */
+export function reportRule(group: number): NftRule {
+  const limit = `limit rate ${reportRate}/second burst ${reportBurst} packets`;
+  const log = `log group ${group} snaplen ${reportBytes} queue-threshold ${reportThreshold}`;
+  return rule(`${limit} ${log}`, "report");
 }
 
 /** Matches for source and destination in nets of a version; makes their set. */
@@ -375,7 +387,7 @@ const leaseAnswers = [
   rule("meta skuid >= 0 udp sport 67 udp dport 68 accept", "address assignment"),
   rule("meta skuid >= 0 udp sport 547 udp dport 546 accept", "address assignment"),
 ];
-const leaseQueries = [
+export const leaseQueries = [
   rule("udp sport 68 udp dport 67 accept", "address assignment"),
   rule("udp sport 546 udp dport 547 accept", "address assignment"),
 ];

@@ -14,7 +14,14 @@ const priorities = new Map([
   ["bridge", -205],
   ["netdev", -5],
 ]);
-const hooks: readonly Hook[] = ["forward", "input", "output", "egress"];
+/** Chains of type nat: before fw4's, for the first that translates a flow is the one that does. */
+const natPriorities = new Map<Hook, readonly [text: string, number: number]>([
+  ["prerouting", ["dstnat - 5", -105]],
+  ["postrouting", ["srcnat - 5", 95]],
+]);
+/** After all that translates destinations. */
+const translated = ["dstnat + 10", -90] as const;
+const hooks: readonly Hook[] = ["prerouting", "forward", "input", "output", "postrouting", "egress"];
 const counter = "dropped";
 const perLine = 8;
 
@@ -135,7 +142,7 @@ export function parseTable(text: string): NftTable | undefined {
   const items = isObject(root) && Array.isArray(root.nftables) ? (root.nftables as unknown[]) : undefined;
   if (!items) throw new SyntaxError("Cannot read nft's list: it has no objects");
   const sets = new Map<string, NftSet>();
-  const chains = new Map<string, { hook?: Hook; late?: true; rules: NftRule[] }>();
+  const chains = new Map<string, HookRead & { rules: NftRule[] }>();
   let counted = false;
   for (const item of items) {
     if (!isObject(item)) continue;
@@ -178,13 +185,18 @@ export function parseDropped(text: string): Map<string, bigint> {
   return dropped;
 }
 
+type HookRead = Pick<NftChain, "hook" | "late" | "nat">;
+
 /** Nothing for a chain without hook; false for a hook that is not as ours are. */
-function readHook(chain: { readonly [name: string]: unknown }): { hook?: Hook; late?: true } | false {
+function readHook(chain: { readonly [name: string]: unknown }): HookRead | false {
   const { type, prio, policy, family } = chain;
   if (chain.hook === undefined) return {};
   const hook = hooks.find((each) => each === chain.hook);
   const usual = priorities.get(String(family));
-  if (hook === undefined || usual === undefined || type !== "filter" || policy !== "accept") return false;
+  if (hook === undefined || usual === undefined || policy !== "accept") return false;
+  if (type === "nat") return prio === natPriorities.get(hook)?.[1] ? { hook, nat: true } : false;
+  if (type !== "filter" || hook === "postrouting") return false;
+  if (hook === "prerouting") return prio === translated[1] ? { hook } : false;
   if (prio === usual) return { hook };
   return prio === usual + 1 ? { hook, late: true } : false;
 }
@@ -193,30 +205,43 @@ function readSet(object: { readonly [name: string]: unknown }): NftSet | undefin
   const { type, map, flags, elem } = object;
   // One flag alone is printed with or without brackets.
   const named = flags === undefined ? [] : Array.isArray(flags) ? flags : [flags];
-  if ((map !== undefined && map !== "verdict") || named.some((flag) => flag !== "interval")) return undefined;
+  if (named.some((flag) => flag !== "interval")) return undefined;
+  if (map !== undefined && map !== "verdict" && map !== "ipv4_addr" && map !== "ipv6_addr") return undefined;
+  const parts = Array.isArray(type) ? type.map(String) : [String(type)];
   const elements = new Map<string, string>();
   for (const item of Array.isArray(elem) ? (elem as unknown[]) : []) {
-    const [key, verdict] = map ? (Array.isArray(item) ? item : []) : [item, ""];
-    const [name, text] = [readKey(key), map ? readVerdict(verdict) : ""];
-    if (name === undefined || text === undefined) return undefined;
-    elements.set(name, text);
+    const [key, value] = map ? (Array.isArray(item) ? item : []) : [item, ""];
+    const read = map === undefined ? "" : map === "verdict" ? readVerdict(value) : readKey(value, [map]);
+    const name = readKey(key, parts);
+    if (name === undefined || read === undefined) return undefined;
+    elements.set(name, read);
   }
   return {
-    type: Array.isArray(type) ? type.join(" . ") : String(type),
+    type: parts.join(" . "),
     map: map !== undefined,
+    ...(map === undefined || map === "verdict" ? {} : { data: map }),
     interval: named.length > 0,
     elements,
   };
 }
 
-function readKey(key: unknown): string | undefined {
-  if (typeof key === "string") return (parseAddress(key) as Address | undefined) ?? parseMac(key);
+/** @param types of the parts that the key is joined of. */
+function readKey(key: unknown, types: readonly string[]): string | undefined {
+  if (typeof key === "string") {
+    if (types[0] === "ifname") return quoted(key);
+    return (parseAddress(key) as Address | undefined) ?? parseMac(key);
+  }
   if (isObject(key) && isObject(key.prefix))
     return parsePrefix(`${String(key.prefix.addr)}/${String(key.prefix.len)}`);
   const [list, joint] = isObject(key) ? (key.range ? [key.range, "-"] : [key.concat, " . "]) : [];
   if (!Array.isArray(list)) return undefined;
-  const parts = list.map(readKey);
+  const parts = list.map((part, at) => readKey(part, [types[at] ?? ""]));
   return parts.includes(undefined) ? undefined : parts.join(joint);
+}
+
+/** A device's name as an element. */
+export function quoted(device: string): string {
+  return `"${device}"`;
 }
 
 function readVerdict(verdict: unknown): string | undefined {
@@ -242,12 +267,17 @@ function akin(from: NftTable, to: NftTable): boolean {
 }
 
 function sameKind(left: NftSet, right: NftSet): boolean {
-  return left.type === right.type && left.map === right.map && left.interval === right.interval;
+  return (
+    left.type === right.type &&
+    left.map === right.map &&
+    left.data === right.data &&
+    left.interval === right.interval
+  );
 }
 
 /** The device is in the chain's name. */
 function sameHook(left: NftChain, right: NftChain): boolean {
-  return left.hook === right.hook && left.late === right.late;
+  return left.hook === right.hook && left.late === right.late && left.nat === right.nat;
 }
 
 function sameRules(left: readonly NftRule[], right: readonly NftRule[]): boolean {
@@ -283,13 +313,15 @@ function renderRule({ text, comment }: NftRule): string {
   return `${text} comment "${comment}"`;
 }
 
-function renderType({ type, map }: NftSet): string {
-  return map ? `${type} : verdict` : type;
+function renderType({ type, map, data }: NftSet): string {
+  return map ? `${type} : ${data ?? "verdict"}` : type;
 }
 
-function renderHook({ hook, late, device }: NftChain): string {
+function renderHook({ hook, late, device, nat }: NftChain): string {
   const where = device === undefined ? "" : ` device "${device}"`;
-  return `type filter hook ${hook}${where} priority ${late ? latePriority : priority}; policy accept;`;
+  const usual = hook === "prerouting" ? translated[0] : late ? latePriority : priority;
+  const [type, when] = nat ? ["nat", natPriorities.get(hook!)![0]] : ["filter", usual];
+  return `type ${type} hook ${hook}${where} priority ${when}; policy accept;`;
 }
 
 /** Chains to jump to before those that jump, for a reader; nft does not mind. */

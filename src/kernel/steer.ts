@@ -2,10 +2,11 @@
  * Steering: rules and routes of our own in the kernel's routing policy, made as asked and kept so.
  *
  * Ours are told by their protocol number; others' are read (to find out which tables are in use) and never touched,
- * except in tables that `flush` is asked to empty. `apply` takes all that shall be, sends only the difference, each
- * change acknowledged, new before old; what the kernel refuses is said, and tried again when something changed. What
- * somebody else takes away is put back: the kernel tells of it. It also tells of tables that others begin to use, so
- * that asking for them costs nothing.
+ * except in tables that `flush` is asked to empty. Kept, by what each means: all that shall be, and what of it the
+ * kernel refused. `apply` takes everything, `amend` only what changes, so that its cost does not grow with what is
+ * there; each change is acknowledged, many share a system call, new goes before old. What is refused is said, and
+ * tried again when something changed. What somebody else takes away is put back: the kernel tells of it. It also
+ * tells of tables that others begin to use, so that asking for them costs nothing.
  */
 
 import type { Family } from "../lib/address.ts";
@@ -30,15 +31,22 @@ import {
   Netlink,
   type NetlinkCounters,
   newCounters,
+  type Question,
   routeProtocol,
 } from "./netlink.ts";
 import { Rounds } from "./rounds.ts";
 import { Subscription } from "./subscription.ts";
 
-/** What shall be: everything, each time. */
+/** Rules and routes; of equal ones one is made. */
 export interface SteerPlan {
   readonly rules: readonly SteerRule[];
   readonly routes: readonly SteerRoute[];
+}
+
+/** What is no longer wanted, and what is from now on. */
+export interface SteerChange {
+  readonly drop: SteerPlan;
+  readonly add: SteerPlan;
 }
 
 /** A rule or route that the kernel did not take. */
@@ -83,7 +91,24 @@ interface InUse {
   shrunk: boolean;
 }
 
-type Present = { readonly rules: FoundRule[]; readonly routes: FoundRoute[] };
+type Kind = "rule" | "route";
+
+/** What is wanted, by what it means. */
+interface Wanted {
+  readonly rule: Map<string, SteerRule>;
+  readonly route: Map<string, SteerRoute>;
+}
+
+interface Present {
+  readonly rule: FoundRule[];
+  readonly route: FoundRoute[];
+}
+
+/** What is to be done: things by what they mean, and messages that delete. */
+interface Work {
+  readonly make: Wanted;
+  readonly remove: { readonly [kind in Kind]: readonly Uint8Array[] };
+}
 
 /** Starts watching; what is ours from an earlier life stays until the first `apply`. @throws Fault "kernel", "denied" */
 export function openSteering(system: Sockets & Clock, options: SteeringOptions): Steering {
@@ -98,11 +123,11 @@ export class Steering {
   readonly #lane: Lane<SteerPlan>;
   readonly #rounds: Rounds;
   readonly #clock: Clock;
-  #wanted: SteerPlan | undefined;
-  /** What the kernel has of ours, as far as we know; undefined: it has to be read. */
-  #inForce: SteerPlan | undefined;
-  /** Of the last plan that was applied. */
-  #refused: readonly Refusal[] = [];
+  /** Undefined: nobody has said, and what an earlier life left stays. */
+  #wanted: Wanted | undefined;
+  /** The kernel has what is wanted, but for what it refused. */
+  #isKnown = false;
+  #refused = new Map<string, Refusal>();
   #inUse: InUse | undefined;
   #closed = false;
 
@@ -123,7 +148,7 @@ export class Steering {
         onEvent: (message) => this.#onEvent(message),
         onGap: () => {
           this.#inUse = undefined;
-          this.#inForce = undefined;
+          this.#isKnown = false;
           this.#rounds.soon();
         },
         onFault: (fault) => this.#report(fault),
@@ -141,7 +166,28 @@ export class Steering {
    */
   async apply(plan: SteerPlan): Promise<readonly Refusal[]> {
     await this.#lane.push(plan);
-    return this.#refused;
+    return [...this.#refused.values()];
+  }
+
+  /**
+   * Makes a change of the last plan true; at a cost that does not depend on the plan.
+   *
+   * @returns and throws as `apply`. After a fault the next one makes up for it.
+   */
+  async amend({ drop, add }: SteerChange): Promise<readonly Refusal[]> {
+    await this.#lane.between(async () => {
+      const wanted = this.#wanted ?? wantedOf({ rules: [], routes: [] });
+      this.#wanted = wanted;
+      const [gone, come] = [wantedOf(drop), wantedOf(add)];
+      for (const kind of ["rule", "route"] as const) {
+        for (const key of gone[kind].keys()) wanted[kind].delete(key);
+      }
+      for (const [key, rule] of come.rule) wanted.rule.set(key, rule);
+      for (const [key, route] of come.route) wanted.route.set(key, route);
+      if (this.#isKnown) await this.#carryOut(this.#differenceOf(gone, come));
+      else await this.#reconcile(wanted);
+    });
+    return [...this.#refused.values()];
   }
 
   /** Tables that rules or routes of anybody but us speak of. @throws Fault */
@@ -163,10 +209,10 @@ export class Steering {
   async flush(tables: readonly FamilyTable[]): Promise<void> {
     const keys = new Set(tables.map(({ family, table }) => `${family} ${table}`));
     await this.#lane.between(async () => {
-      const { rules, routes } = await this.#read();
+      const { rule, route } = await this.#read();
       const isMeant = ({ family, table }: FamilyTable) => keys.has(`${family} ${table}`);
-      for (const each of rules) if (isMeant(each)) await this.#delete(each, "rule");
-      for (const each of routes) if (isMeant(each)) await this.#delete(each, "route");
+      await this.#delete("rule", rule.filter(isMeant).map(messageOf));
+      await this.#delete("route", route.filter(isMeant).map(messageOf));
     });
     for (const { family, table } of tables) this.#inUse?.tables[family].delete(table);
   }
@@ -180,10 +226,12 @@ export class Steering {
   }
 
   #onEvent(message: Message): void {
-    const { type } = message;
+    const { type, port } = message;
+    // Our own doing is known.
+    if (port !== 0 && port === this.#netlink.port) return;
     const isRemoval = type === fibMessage.deleteRule || type === fibMessage.deleteRoute;
     // A new route may be the way to a gateway that was refused.
-    if (isRemoval || this.#refused.length > 0) this.#rounds.soon();
+    if (isRemoval || this.#refused.size > 0) this.#rounds.soon();
     if (!this.#inUse) return;
     if (isRemoval) this.#inUse.shrunk = true;
     else if (type === fibMessage.newRule) this.#note(decodeRule(message), this.#inUse);
@@ -192,8 +240,8 @@ export class Steering {
 
   #look(): InUse {
     const tables = { 4: new Set<number>(), 6: new Set<number>() };
-    const looked = this.#read().then(({ rules, routes }) => {
-      for (const each of [...rules, ...routes]) this.#note(each, inUse);
+    const looked = this.#read().then(({ rule, route }) => {
+      for (const each of [...rule, ...route]) this.#note(each, inUse);
     });
     const inUse: InUse = { tables, looked, at: this.#clock.now(), shrunk: false };
     return inUse;
@@ -205,10 +253,14 @@ export class Steering {
   }
 
   async #enforce(plan: SteerPlan): Promise<void> {
-    this.#wanted = plan;
-    const before = this.#inForce;
+    const [before, wanted] = [this.#wanted, wantedOf(plan)];
+    this.#wanted = wanted;
     // What somebody has removed since is put back by the next round, which reads.
-    await this.#reconcile(plan, before && without(before, plan), before && without(plan, before));
+    if (!before || !this.#isKnown) await this.#reconcile(wanted);
+    else {
+      const work = this.#differenceOf(without(before, wanted), without(wanted, before));
+      await this.#carryOut(work);
+    }
   }
 
   async #verify(): Promise<void> {
@@ -217,79 +269,103 @@ export class Steering {
     if (repaired.length > 0) this.#options.onRepair?.(repaired);
   }
 
-  /**
-   * @param known what is there of ours; undefined: look.
-   * @param wanted what shall be there of what is known.
-   * @returns what was made or removed, a few words each; what was refused is in `#refused`.
-   */
-  async #reconcile(plan: SteerPlan, known?: SteerPlan, wanted: SteerPlan = plan): Promise<string[]> {
+  /** What makes the kernel go from one to the other; what it refused before is tried again. */
+  #differenceOf(gone: Wanted, come: Wanted): Work {
     const { protocol } = this.#options;
-    this.#inForce = undefined;
-    const { rules, routes } = known ? presentOf(known, protocol) : await this.#read();
+    const make: Wanted = { rule: new Map(come.rule), route: new Map(come.route) };
+    for (const [key, { what }] of this.#refused) {
+      if (this.#wanted!.rule.get(key) === what) make.rule.set(key, what as SteerRule);
+      else if (this.#wanted!.route.get(key) === what) make.route.set(key, what as SteerRoute);
+    }
+    const isOut = (key: string, kind: Kind) => !make[kind].has(key) && !this.#refused.has(key);
+    const rules = [...gone.rule].filter(([key]) => isOut(key, "rule"));
+    const routes = [...gone.route].filter(([key]) => isOut(key, "route"));
+    return {
+      make,
+      remove: {
+        rule: rules.map(([, each]) => encodeRule(each, protocol)),
+        route: routes.map(([, each]) => encodeRoute(each, protocol)),
+      },
+    };
+  }
+
+  /** Reads what is there, and makes of it what shall be. @returns what was made or removed, a few words each. */
+  async #reconcile(wanted: Wanted): Promise<string[]> {
+    this.#isKnown = false;
+    const { protocol } = this.#options;
+    const present = await this.#read();
+    const rules = compare(
+      wanted.rule,
+      present.rule.filter((each) => each.protocol === protocol),
+      ({ rule }) => rule && ruleKey(rule),
+    );
+    const routes = compare(
+      wanted.route,
+      present.route.filter((each) => each.protocol === protocol),
+      ({ route }) => route && routeKey(route),
+    );
+    return this.#carryOut({
+      make: { rule: rules.missing, route: routes.missing },
+      remove: { rule: rules.extra.map(messageOf), route: routes.extra.map(messageOf) },
+    });
+  }
+
+  /** Routes before the rules that lead to them, and the other way round when they go. */
+  async #carryOut({ make, remove }: Work): Promise<string[]> {
+    this.#isKnown = false;
+    const { protocol } = this.#options;
+    const refused = new Map<string, Refusal>();
     const done: string[] = [];
-    const refused: Refusal[] = [];
-    const make = async (what: SteerRule | SteerRoute, text: string, call: () => Promise<void>) => {
-      try {
-        await call();
-        done.push(text);
-      } catch (thrown) {
-        if (!(thrown instanceof Fault) || thrown.code === "closed") throw thrown;
-        refused.push({ what, fault: thrown });
+    const makeAll = async <Each extends SteerRule | SteerRoute>(
+      what: readonly (readonly [string, Each])[],
+      kind: Kind,
+      encode: (each: Each, protocol: number) => Uint8Array,
+    ) => {
+      const type = kind === "rule" ? fibMessage.newRule : fibMessage.newRoute;
+      const questions = what.map(
+        ([, each]): Question => ({ type, flags: create, payload: encode(each, protocol), verb: "steer" }),
+      );
+      const faults = await this.#netlink.requestAll(questions);
+      for (const [index, [key, each]] of what.entries()) {
+        const fault = faults[index];
+        if (fault?.code === "closed") throw fault;
+        const isThere = fault !== undefined && errnoOf(fault) === errno.exists;
+        if (fault && !isThere) refused.set(key, { what: each, fault });
+        else done.push(`${kind} ${key}`);
+        if (isThere) present.add(key);
       }
     };
-    const remove = async (found: FoundRule | FoundRoute, what: "rule" | "route") => {
-      await this.#delete(found, what);
-      done.push(`a ${what} too many`);
-    };
-    // Routes before the rules that lead to them, and the other way round when they go.
-    const [missingRoutes, extraRoutes] = compare(
-      wanted.routes,
-      routes,
-      protocol,
-      routeKey,
-      (each) => each.route,
-    );
-    const [missingRules, extraRules] = compare(wanted.rules, rules, protocol, ruleKey, (each) => each.rule);
+    const present = new Set<string>();
     // A gateway is only taken if a route over the link leads to it.
-    missingRoutes.sort((one, other) => Number(one.via !== undefined) - Number(other.via !== undefined));
-    for (const route of missingRoutes) {
-      await make(route, `route ${routeKey(route)}`, () =>
-        this.#make(fibMessage.newRoute, encodeRoute(route, protocol)),
-      );
+    const routes = [...make.route];
+    routes.sort(([, one], [, other]) => Number(one.via !== undefined) - Number(other.via !== undefined));
+    await makeAll(routes, "route", encodeRoute);
+    await makeAll([...make.rule], "rule", encodeRule);
+    for (const kind of ["rule", "route"] as const) {
+      await this.#delete(kind, remove[kind]);
+      done.push(...remove[kind].map(() => `a ${kind} too many`));
     }
-    for (const rule of missingRules) {
-      await make(rule, `rule ${ruleKey(rule)}`, () =>
-        this.#make(fibMessage.newRule, encodeRule(rule, protocol)),
-      );
-    }
-    for (const rule of extraRules) await remove(rule, "rule");
-    for (const route of extraRoutes) await remove(route, "route");
+    // To the kernel two ways to one net are one route: the old one had to go first.
+    const hidden = routes.filter(([key]) => present.has(key));
+    if (remove.route.length > 0) await makeAll(hidden, "route", encodeRoute);
     this.#refused = refused;
-    if (refused.length === 0) this.#inForce = plan;
+    this.#isKnown = true;
     return done;
   }
 
-  async #make(type: number, payload: Uint8Array): Promise<void> {
-    try {
-      await this.#netlink.request({ type, flags: create, payload, verb: "steer" });
-    } catch (thrown) {
-      if (errnoOf(thrown) !== errno.exists) throw thrown;
-    }
-  }
-
-  async #delete(found: FoundRule | FoundRoute, what: "rule" | "route"): Promise<void> {
-    const type = what === "rule" ? fibMessage.deleteRule : fibMessage.deleteRoute;
-    try {
-      await this.#netlink.request({ type, payload: found.message, verb: `remove a ${what}` });
-    } catch (thrown) {
-      // Gone with its interface meanwhile.
-      const number = errnoOf(thrown);
-      if (number !== errno.noEntry && number !== errno.noSuchProcess) throw thrown;
-    }
+  /** What has gone with its interface meanwhile is gone. @throws Fault */
+  async #delete(kind: Kind, messages: readonly Uint8Array[]): Promise<void> {
+    const type = kind === "rule" ? fibMessage.deleteRule : fibMessage.deleteRoute;
+    const verb = `remove a ${kind}`;
+    const faults = await this.#netlink.requestAll(messages.map((payload) => ({ type, payload, verb })));
+    const isGone = (fault: Fault) =>
+      errnoOf(fault) === errno.noEntry || errnoOf(fault) === errno.noSuchProcess;
+    const fault = faults.find((each) => each !== undefined && !isGone(each));
+    if (fault) throw fault;
   }
 
   async #read(): Promise<Present> {
-    const present: Present = { rules: [], routes: [] };
+    const present: Present = { rule: [], route: [] };
     for (const family of [4, 6] as const) {
       const [rules, routes]: [FoundRule[], FoundRoute[]] = [[], []];
       const payload = encodeFibQuestion(family);
@@ -313,8 +389,8 @@ export class Steering {
           onRestart: () => void routes.splice(0),
         },
       );
-      present.rules.push(...rules);
-      present.routes.push(...routes);
+      for (const each of rules) present.rule.push(each);
+      for (const each of routes) present.route.push(each);
     }
     return present;
   }
@@ -327,49 +403,37 @@ export class Steering {
   }
 }
 
-/** A plan without what another has as the very same objects. */
-function without(plan: SteerPlan, other: SteerPlan): SteerPlan {
-  const [rules, routes] = [new Set(other.rules), new Set(other.routes)];
+function wantedOf({ rules, routes }: SteerPlan): Wanted {
   return {
-    rules: plan.rules.filter((rule) => !rules.has(rule)),
-    routes: plan.routes.filter((route) => !routes.has(route)),
+    rule: new Map(rules.map((each) => [ruleKey(each), each])),
+    route: new Map(routes.map((each) => [routeKey(each), each])),
   };
 }
 
-/** What the kernel would show of a plan that is in force. */
-function presentOf({ rules, routes }: SteerPlan, protocol: number): Present {
+/** What one has and another has not. */
+function without(all: Wanted, others: Wanted): Wanted {
   return {
-    rules: rules.map((rule) => ({
-      ...{ rule, family: rule.family, priority: rule.priority, table: rule.table, protocol },
-      get message() {
-        return encodeRule(rule, protocol);
-      },
-    })),
-    routes: routes.map((route) => ({
-      ...{ route, family: route.family, table: route.table, protocol },
-      get message() {
-        return encodeRoute(route, protocol);
-      },
-    })),
+    rule: new Map([...all.rule].filter(([key]) => !others.rule.has(key))),
+    route: new Map([...all.route].filter(([key]) => !others.route.has(key))),
   };
 }
 
-/** What is wanted and not there, and what is ours and not wanted; of equal ones that are there twice, one is. */
-function compare<Wanted, Found extends { readonly protocol: number }>(
-  wanted: readonly Wanted[],
+function messageOf({ message }: { readonly message: Uint8Array }): Uint8Array {
+  return message;
+}
+
+/** What is wanted and not there, and what is there and not wanted; of equal ones that are there twice, one is. */
+function compare<Each, Found>(
+  wanted: ReadonlyMap<string, Each>,
   found: readonly Found[],
-  protocol: number,
-  keyOf: (each: Wanted) => string,
-  meaning: (each: Found) => Wanted | undefined,
-): [missing: Wanted[], extra: Found[]] {
-  const missing = new Map(wanted.map((each) => [keyOf(each), each]));
-  const extra: Found[] = [];
-  for (const each of found) {
-    if (each.protocol !== protocol) continue;
-    const meant = meaning(each);
-    if (meant === undefined || !missing.delete(keyOf(meant))) extra.push(each);
-  }
-  return [[...missing.values()], extra];
+  keyOf: (each: Found) => string | undefined,
+): { readonly missing: Map<string, Each>; readonly extra: readonly Found[] } {
+  const missing = new Map(wanted);
+  const extra = found.filter((each) => {
+    const key = keyOf(each);
+    return key === undefined || !missing.delete(key);
+  });
+  return { missing, extra };
 }
 
 function ruleKey({ family, priority, from, to, incoming, table }: SteerRule): string {

@@ -83,6 +83,26 @@ test("Netlink.request sends the question and ends with its acknowledgement, not 
   netlink.close();
 });
 
+test("Netlink.requestAll sends many in one datagram, and answers each in its place", async () => {
+  const { fake, system } = madeUpMachine();
+  const netlink = new Netlink(system, { protocol: 0 });
+  const answered = netlink.requestAll([question, question, question]);
+  await pause(1);
+  fake.answer([ack(3), ack(2, 17), ack(1)]);
+  const outcomes = await answered;
+  assert.equal(
+    outcomes.map((fault) => fault?.code),
+    [undefined, "conflict", undefined],
+  );
+  assert.equal(await netlink.requestAll([]), []);
+  netlink.close();
+  const refused = await netlink.requestAll([question, question]);
+  assert.equal(
+    refused.map((fault) => fault?.code),
+    ["closed", "closed"],
+  );
+});
+
 test("Netlink.request turns the kernel's numbers into Faults, with its words where it has some", async () => {
   const rows = [
     [1, "denied"],

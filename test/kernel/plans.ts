@@ -4,8 +4,8 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import * as assert from "uvu/assert";
-import { dispatchOf } from "../../src/kernel/dispatch.ts";
-import type { Order } from "../../src/kernel/enforcer.ts";
+import type { BlockOrder } from "../../src/kernel/enforcer.ts";
+import { orderOf as anyOrderOf } from "../../src/kernel/order.ts";
 import type { End, Plan } from "../../src/kernel/plan.ts";
 import {
   type Address,
@@ -97,13 +97,8 @@ function pairsOf(ids: readonly number[]): (readonly [number, number])[] {
 }
 
 /** A plan as a back end gets it. */
-export function orderOf(given: Plan): Order {
-  const { tap, report } = given;
-  return {
-    dispatch: dispatchOf(given),
-    ...(tap ? { tap: { group: tap.group, ...(tap.hold ? { queue: tap.hold.queue } : {}) } } : {}),
-    ...(report ? { reportGroup: report.group } : {}),
-  };
+export function orderOf(given: Plan): BlockOrder {
+  return anyOrderOf(given) as BlockOrder;
 }
 
 /** Compares with test/kernel/golden/`name`; GOLDEN=write makes the file anew, to be read before it is kept. */

@@ -34,7 +34,7 @@ export const shown = {
   ipset: async () => {
     const parts = await Promise.all([
       sh("ipset save"),
-      ...["filter", "mangle"].flatMap((table) => [
+      ...["filter", "mangle", "nat"].flatMap((table) => [
         sh(`iptables-save -t ${table}`),
         sh(`ip6tables-save -t ${table}`),
       ]),
@@ -66,13 +66,19 @@ export async function wipe(): Promise<Street> {
     for (const last of [77, 78, 79])
       await run(["ip", "-n", host, "addr", "del", `10.1.0.${last}/24`, "dev", "eth0"]);
   }
+  await clean();
+  return street;
+}
+
+/** A machine without rules or state of ours. */
+export async function clean(): Promise<void> {
   for (const kernel of opened.splice(0)) {
     kernel.close();
     await kernel.verify();
   }
   await sh("nft flush ruleset");
   for (const tool of ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"]) {
-    for (const table of ["filter", "mangle"]) {
+    for (const table of ["filter", "mangle", "nat"]) {
       await sh(`${tool} -t ${table} -F`);
       await sh(`${tool} -t ${table} -X`);
     }
@@ -84,7 +90,6 @@ export async function wipe(): Promise<Street> {
     ),
   );
   for (const name of ["nft", "ipset", "both"]) rmSync(stateOf(name), { recursive: true, force: true });
-  return street;
 }
 
 export async function close(): Promise<void> {

@@ -142,6 +142,41 @@ test("apply makes rules and routes in both families, as ip shows them, and remov
   assert.equal(await shownRoutes(10_001), []);
 });
 
+test("amend makes and removes what changes, after any history, and a way to the same net takes the other's place", async () => {
+  const ifindex = await device();
+  const steering = open();
+  const way = (via: string): SteerRoute => ({
+    ...{ family: 4, table: 10_001, to: net("0.0.0.0/0"), via: address(via), ifindex },
+  });
+  const [one, other] = [way("192.0.2.1"), way("192.0.2.7")];
+  const nothing = { rules: [], routes: [] };
+  // The first word of this life: what an earlier one left goes.
+  await steering.apply({ rules: rules.slice(0, 2), routes: [] });
+  opened.splice(opened.indexOf(steering), 1);
+  steering.close();
+  const next = open();
+  assert.equal(await next.amend({ drop: nothing, add: { rules: rules.slice(1, 3), routes: [one] } }), []);
+  assert.equal(await shownRules(), ["-4 20000 all 192.0.2.0/24 - 10001", "-4 91000 all all lo 10001"]);
+  await next.amend({
+    drop: { rules: rules.slice(1, 2), routes: [one] },
+    add: { rules: [], routes: [other] },
+  });
+  assert.equal(await shownRules(), ["-4 91000 all all lo 10001"]);
+  assert.match((await shownRoutes(10_001)).join("\n"), /^default via 192\.0\.2\.7 dev up1/);
+  const nowhere: SteerRoute = { family: 4, table: 10_001, to: net("198.51.100.0/24"), ifindex: 9_999 };
+  const refused = await next.amend({ drop: nothing, add: { rules: rules.slice(0, 1), routes: [nowhere] } });
+  assert.equal(
+    refused.map((each) => each.what),
+    [nowhere],
+  );
+  assert.is((await shownRules()).length, 2);
+  assert.is((await next.amend({ drop: nothing, add: nothing })).length, 1);
+  assert.equal(await next.amend({ drop: { rules: [], routes: [nowhere] }, add: nothing }), []);
+  await next.amend({ drop: { rules: [rules[0]!, rules[2]!], routes: [other] }, add: nothing });
+  assert.equal(await shownRules(), []);
+  assert.equal(await shownRoutes(10_001), []);
+});
+
 test("what others made is left alone, and the tables that they use are known", async () => {
   const ifindex = await device();
   await sh(

@@ -1,8 +1,10 @@
 #!/bin/sh
 # shellcheck disable=SC2086,SC2317  # Words are split on purpose, and functions called by name.
-# Puts the blocks of the last run in force again, without the agent: boot.sh STATE_DIRECTORY
+# Puts the blocks and the isolation of the last run in force again, without the agent: boot.sh STATE_DIRECTORY
 # Loading them twice, or over rules that stand, changes nothing. A file that is cut off or refused is replaced by
 # its copy, and does not keep others out.
+#
+# The directory may be a user's of its own, whose files root loads here: of what is in them, nothing may name a program.
 
 state=${1:?usage: boot.sh STATE_DIRECTORY}
 status=0
@@ -18,9 +20,12 @@ load_ipset() {
 # Jumps (-I) are in these files for who loads them by hand; here those that stand are left out. All are looked up
 # before the first line is loaded: the older iptables lets only one of its kind at the tables.
 load_xtables() {
+	# The option --modprobe (-M) runs what it names; we write neither it nor quotes, which could hide it, but for comments.
+	! sed 's/ --comment "[^"\\]*"/ /g' "$1" | grep -Eq "[\\\"']|(^|[[:space:]])(-[^-[:space:]]*M|--mo)" || return 1
 	text=$(while read -r line; do
 		case $line in
-		"-I "*) $tool -C ${line#-I } 2>/dev/null && continue ;;
+		"*"*) table=${line#?} ;;
+		"-I "*) $tool -t "$table" -C ${line#-I } 2>/dev/null && continue ;;
 		esac
 		printf '%s\n' "$line"
 	done <"$1")

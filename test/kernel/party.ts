@@ -1,0 +1,153 @@
+/**
+ * The program in each namespace of the quarter: serves, and tries what it is told to, a JSON object a line.
+ *
+ * TCP and UDP 80, 443, 853: answer with the address that they see, and how much came. TCP 81: bytes without end.
+ */
+
+import { spawn } from "node:child_process";
+import { createSocket } from "node:dgram";
+import { connect, createServer, isIPv6 } from "node:net";
+import { LineReader } from "../lab/children.ts";
+
+export interface Try {
+  readonly id: number;
+  /**
+   * `load` begins a download and answers after the first byte; `loaded` tells how many bytes came by it; `heard`
+   * how many datagrams have come that begin with `to`.
+   */
+  readonly kind: "tcp" | "udp" | "icmp" | "load" | "loaded" | "heard";
+  readonly to: string;
+  readonly port?: number;
+  /** One of its own addresses. */
+  readonly from?: string;
+  /** What a datagram begins with. */
+  readonly word?: string;
+  /** What is sent; the answer says whether it came back whole. Default 1. */
+  readonly sizeBytes?: number;
+}
+
+export interface Outcome {
+  readonly id: number;
+  readonly passed: boolean;
+  /** Whom the other end saw. */
+  readonly seen?: string;
+  readonly bytes?: number;
+}
+
+const waitMs = 300;
+const ports = [80, 443, 853];
+const loads = new Map<string, number>();
+const heard: string[] = [];
+
+const plain = (address: string | undefined) => (address ?? "").replace(/^::ffff:/, "");
+
+function serve(): void {
+  for (const port of ports) {
+    createServer((socket) => {
+      socket.on("error", () => undefined);
+      let bytes = 0;
+      socket.on("data", (chunk) => {
+        bytes += chunk.length;
+        if (chunk.at(-1) === 10) socket.end(`${plain(socket.remoteAddress)} ${bytes}\n`);
+      });
+    }).listen(port, "::");
+    for (const type of ["udp4", "udp6"] as const) {
+      const socket = createSocket({ type, ipv6Only: type === "udp6" });
+      socket.on("message", (message, { address, port: from }) => {
+        heard.push(message.toString("latin1", 0, 32));
+        socket.send(`${plain(address)} ${message.length}`, from, address);
+      });
+      socket.on("error", () => undefined);
+      socket.bind(port);
+    }
+  }
+  createServer((socket) => {
+    const chunk = Buffer.alloc(16 * 1024);
+    const push = () => {
+      while (socket.write(chunk));
+    };
+    socket.on("drain", push);
+    socket.on("error", () => undefined);
+    push();
+  }).listen(81, "::");
+}
+
+function attempt(given: Try): Promise<Omit<Outcome, "id">> {
+  const { kind, to, port = 80, from, word = "x", sizeBytes = word.length } = given;
+  if (kind === "heard")
+    return Promise.resolve({ passed: true, bytes: heard.filter((text) => text.startsWith(to)).length });
+  if (kind === "loaded") return Promise.resolve({ passed: true, bytes: loads.get(to) ?? 0 });
+  return new Promise((resolve) => {
+    const none = () => resolve({ passed: false });
+    const answer = (text: string) => {
+      const [seen, bytes] = text.trim().split(" ");
+      resolve({ passed: Number(bytes) === sizeBytes, seen: seen! });
+    };
+    if (kind === "icmp") {
+      const source = from === undefined ? [] : ["-I", from];
+      const child = spawn("ping", ["-n", "-q", "-c", "1", "-W", String(waitMs / 1000), ...source, to], {
+        stdio: "ignore",
+      });
+      child.on("error", none);
+      child.on("exit", (status) => resolve({ passed: status === 0 }));
+      return;
+    }
+    if (kind === "udp") {
+      const socket = createSocket(isIPv6(to) ? "udp6" : "udp4");
+      const end = (call: () => void) => {
+        clearTimeout(timer);
+        socket.close();
+        call();
+      };
+      const timer = setTimeout(() => end(none), waitMs);
+      socket.once("message", (message) => end(() => answer(message.toString())));
+      socket.once("error", () => end(none));
+      const send = () =>
+        socket.send(
+          Buffer.alloc(sizeBytes, word.padEnd(sizeBytes, "x")),
+          port,
+          to,
+          (error) => error && end(none),
+        );
+      if (from === undefined) send();
+      else socket.bind(0, from, send);
+      return;
+    }
+    const socket = connect({ host: to, port, ...(from === undefined ? {} : { localAddress: from }) });
+    let text = "";
+    const timer = setTimeout(
+      () => socket.destroy(),
+      kind === "load" ? 5_000 : sizeBytes > 1 ? 3_000 : waitMs,
+    );
+    socket.on("connect", () => kind === "tcp" && socket.write(`${"x".repeat(sizeBytes - 1)}\n`));
+    socket.on("data", (chunk) => {
+      if (kind === "tcp") text += chunk.toString();
+      else {
+        clearTimeout(timer);
+        loads.set(to, (loads.get(to) ?? 0) + chunk.length);
+        resolve({ passed: true });
+      }
+    });
+    socket.on("error", () => undefined);
+    socket.on("close", () => {
+      clearTimeout(timer);
+      if (text === "") none();
+      else answer(text);
+    });
+  });
+}
+
+function main(): void {
+  serve();
+  const lines = new LineReader((line) => {
+    const given = JSON.parse(line) as Try;
+    void attempt(given).then((outcome) =>
+      process.stdout.write(`${JSON.stringify({ id: given.id, ...outcome } satisfies Outcome)}\n`),
+    );
+  });
+  process.stdin.setEncoding("utf8").on("data", (chunk: string) => lines.push(chunk));
+  process.stdin.on("end", () => process.exit());
+  process.stdout.write('{"id":0,"passed":true}\n');
+}
+
+if (process.argv[2] === "party") main();
