@@ -9,12 +9,15 @@
 import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setFlagsFromString } from "node:v8";
+import { isMainThread } from "node:worker_threads";
 import { type Agent, Sessions, startAgent } from "./agent/agent.ts";
 import { captureVerb, leaseVerb, replayVerb, runCli, tablesVerb, type Verb } from "./cli/cli.ts";
 import { type Config, loadConfig } from "./config/config.ts";
+import { forwardingProgram, forwardPackets } from "./ipref/ipref.ts";
 import { messageOf } from "./lib/fault.ts";
 import { openLinux } from "./system/linux.ts";
 import type { Cancel, System } from "./system/system.ts";
+import { runWorker } from "./system/workers.ts";
 import { openBus } from "./ubus/ubus.ts";
 
 declare const GATEHOUSE_VERSION: string;
@@ -130,7 +133,8 @@ function optionOf(args: readonly string[], flag: string): string | undefined {
 }
 
 async function main(): Promise<void> {
-  const system = openLinux({ nativePath: join(dirname(realpathSync(process.argv[1]!)), "netio.node") });
+  const program = realpathSync(process.argv[1]!);
+  const system = openLinux({ nativePath: join(dirname(program), "netio.node"), program });
   // A pipe whose reader has left is the end of output, not of the program.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
   process.exitCode = await runCli(process.argv.slice(2), system, {
@@ -152,7 +156,11 @@ async function main(): Promise<void> {
   });
 }
 
-main().catch((thrown) => {
-  process.stderr.write(`gatehouse: ${messageOf(thrown)}\n`);
-  process.exitCode = 1;
-});
+if (isMainThread) {
+  main().catch((thrown) => {
+    process.stderr.write(`gatehouse: ${messageOf(thrown)}\n`);
+    process.exitCode = 1;
+  });
+} else {
+  runWorker({ [forwardingProgram]: forwardPackets });
+}

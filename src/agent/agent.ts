@@ -27,10 +27,9 @@ import { type DoorParts, spinDoor } from "./door.ts";
 import { Enforce } from "./enforce.ts";
 import { explain } from "./explain.ts";
 import { externalSink } from "./external.ts";
-import { Leasing, tablesObject } from "./leasing.ts";
+import { LinkedRooms } from "./linked.ts";
 import { ownMethods } from "./methods.ts";
 import { momentOf } from "./moment.ts";
-import { neighboursObject, Resolving } from "./resolving.ts";
 import { Senses } from "./senses.ts";
 import type { Sessions } from "./session.ts";
 import { type Loaded, loadState, type State } from "./state.ts";
@@ -80,8 +79,7 @@ class Running implements Agent {
   #rpcSocket: RpcSocket | undefined;
   #external: ExternalSource | undefined;
   #captures: Captures | undefined;
-  #leasing: Leasing | undefined;
-  #resolving: Resolving | undefined;
+  #linked: LinkedRooms | undefined;
   /** Everything that was to be opened is open. */
   #ready = false;
   #closed = false;
@@ -117,7 +115,7 @@ class Running implements Agent {
     const rpc = this.#offerDecisions();
     await this.#taps.open();
     await this.#enforce.openTap();
-    await this.#openLinkRooms();
+    const linked = await this.#openLinked(this.#kernel);
     this.#senses = new Senses(
       system,
       { nodes: this.#nodes, flows: this.#flows },
@@ -128,20 +126,11 @@ class Running implements Agent {
         dhcpConfig: main.dhcpConfig,
         tapCounters: () => this.#taps.dnsCounters,
         noticed: () => this.#noticed(),
-        onLink: (link, isThere) => {
-          this.#resolving?.link(link, isThere);
-          this.#leasing?.link(link, isThere);
-        },
-        onAddress: (address, isThere) => {
-          this.#resolving?.address(address, isThere);
-          this.#leasing?.address(address, isThere);
-        },
-        onNeighbour: (neighbour, isThere) => this.#resolving?.neighbour(neighbour, isThere),
-        onRoutes: (routes) => this.#leasing?.routes(routes),
+        rooms: linked,
       },
     );
     await this.#senses.open();
-    if (this.#senses.followsLinks) this.#leasing?.begin();
+    if (this.#senses.followsLinks) await linked.begin();
     await this.#openSockets(rpc);
     if (mqtt.enabled) {
       this.#telling = new Telling(system, mqtt, {
@@ -168,8 +157,7 @@ class Running implements Agent {
     this.#enforce.close();
     this.#senses?.close();
     this.#external?.close();
-    this.#resolving?.close();
-    await this.#leasing?.close();
+    await this.#linked?.close();
     await Promise.all([this.#taps.close(), this.#rpcSocket?.close(), this.#captures?.close()]);
     this.#ubus?.close();
     await this.#telling?.close();
@@ -394,8 +382,7 @@ class Running implements Agent {
       nodes: { ...this.#nodes.status } as JsonObject,
       flows: { ...this.#flows.counters } as JsonObject,
       senses: { ...this.#senses?.status, ...this.#taps.status } as JsonObject,
-      tables: this.#leasing?.status ?? {},
-      neighbours: { ...this.#resolving?.status } as JsonObject,
+      ...this.#linked?.status,
       rpc: { ...this.#rpcSocket?.counters } as JsonObject,
       external: { ...this.#external?.counters } as JsonObject,
       mqtt: { ...this.#telling?.status } as JsonObject,
@@ -404,19 +391,18 @@ class Running implements Agent {
     };
   }
 
-  /** Tables and neighbours follow the links. What cannot be opened is said; the agent runs without. */
-  async #openLinkRooms(): Promise<void> {
-    const ubus = this.#ubus!;
-    try {
-      this.#leasing = await Leasing.open(this.#system, this.#options.config, ubus);
-      this.#resolving = new Resolving(this.#system, ubus);
-      this.#offer({
-        [tablesObject]: this.#leasing.methods,
-        [neighboursObject]: this.#resolving.methods,
-      });
-    } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
-    }
+  async #openLinked(kernel: Kernel): Promise<LinkedRooms> {
+    const linked = await LinkedRooms.open(this.#system, this.#options.config, {
+      kernel,
+      ubus: this.#ubus!,
+      resolving: {
+        nodes: this.#nodes,
+        tell: (kind, payload) => this.#telling?.publish.neighbour(kind, payload),
+      },
+    });
+    this.#linked = linked;
+    this.#offer(linked.objects);
+    return linked;
   }
 
   /** SPIN's sockets, where they are wanted. One that cannot be opened is said; the agent runs without. */
@@ -465,7 +451,7 @@ class Running implements Agent {
     const [nodes, flows] = [this.#nodes, this.#flows];
     nodes.tick(at);
     flows.tick(at.now);
-    this.#leasing?.tick();
+    this.#linked?.tick();
     this.#noticed();
     const news = takeNews(nodes);
     for (const { address, claimant, holder } of nodes.takeConflicts()) {

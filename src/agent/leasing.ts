@@ -31,11 +31,12 @@ import {
 } from "../tables/tables.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
+import { ourProtocol } from "./protocol.ts";
 
-/** FRA_PROTOCOL and RTA_PROTOCOL of our rules and routes; nobody else's in iproute2's rt_protos. */
-const protocol = 71;
 const bootId = "/proc/sys/kernel/random/boot_id";
 const netifd = "network.interface";
+const netifdPeriodMs = 30_000;
+const reopenMs = 2_000;
 export const tablesObject = "gatehouse.tables";
 
 export class Leasing {
@@ -50,6 +51,7 @@ export class Leasing {
   readonly #addresses = new Map<string, InterfaceAddress>();
   #routes: readonly DefaultRoute[] = [];
   #socket: TableSocket | undefined;
+  #cancelReopen: Cancel = () => undefined;
   /** Told later, or not yet at all: what is missing from half a picture would seem to be gone. */
   #isTelling = true;
 
@@ -79,7 +81,7 @@ export class Leasing {
       if (fault) system.log("warning", fault.message);
     };
     const steering = openSteering(system, {
-      protocol,
+      protocol: ourProtocol,
       onFault,
       onRepair: (what) =>
         system.log(
@@ -168,6 +170,7 @@ export class Leasing {
   /** Rules and leases stay. */
   async close(): Promise<void> {
     for (const cancel of this.#cancels.splice(0)) cancel();
+    this.#cancelReopen();
     this.#socket?.close();
     this.#reserved.close();
     await this.#tables.settled().catch(() => {});
@@ -192,10 +195,15 @@ export class Leasing {
 
   #gatewayOf(device: string, family: Family): Address | undefined {
     const hops = this.#routes
-      .filter((route) => route.family === family)
+      // Those in leased tables are what came of the others.
+      .filter((route) => route.family === family && !this.#isLeased(route.table))
       .sort((one, other) => one.metric - other.metric)
       .flatMap((route) => route.hops);
     return hops.find((hop) => this.#links.get(hop.ifindex)?.name === device)?.gateway;
+  }
+
+  #isLeased(table: number): boolean {
+    return tableFamilies.some((family) => this.#tables.holder(family, table) !== undefined);
   }
 
   #notify(kind: string, lease: Parameters<typeof renderTableLease>[0], by: string | undefined): void {
@@ -223,20 +231,34 @@ export class Leasing {
       }
       isAsking = false;
     };
-    const heard = this.#ubus.listen(netifd, () => void ask());
-    this.#cancels.push(() => heard.cancel());
+    // Events tell of ifup and ifdown; of new addresses and prefixes, and of a new configuration, only notifications.
+    const heard = [
+      this.#ubus.listen(netifd, () => void ask()),
+      this.#ubus.subscribe(netifd, () => void ask()),
+    ];
+    for (const each of heard) this.#cancels.push(() => each.cancel());
+    // A table that somebody else gives an interface which is up is told in neither way.
+    const look = () => {
+      if ([...this.#tables.all()].some(({ note }) => note.steer === "netifd")) void ask();
+    };
+    this.#cancels.push(this.#system.every(netifdPeriodMs, look));
     void ask();
   }
 
-  #listen(name: string): void {
+  /** A name that another program has is tried again: it may be a client's or a squatter's, and is said once. */
+  #listen(name: string, before?: string): void {
     if (name === "") return;
     try {
       this.#socket = openTableSocket(this.#system, this.#tables, {
         name,
+        rawNow: () => this.#system.rawNow(),
         onFault: (fault) => this.#system.log("warning", fault.message),
       });
+      if (before !== undefined) this.#system.log("info", `Table Allocator's socket ${name} is ours now`);
     } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
+      const why = messageOf(thrown);
+      if (why !== before) this.#system.log("error", why);
+      this.#cancelReopen = this.#system.after(reopenMs, () => this.#listen(name, why));
     }
   }
 }

@@ -22,7 +22,7 @@ import {
 } from "../kernel/kernel.ts";
 import { prefixOf } from "../lib/address.ts";
 import { messageOf } from "../lib/fault.ts";
-import { type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../nodes/nodes.ts";
+import { type Lease, type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../nodes/nodes.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { Accounts } from "./accounts.ts";
 import { type BlindSpot, Honesty } from "./honesty.ts";
@@ -37,11 +37,18 @@ export interface SensesOptions {
   tapCounters(): NflogCounters | undefined;
   /** After evidence was taken in that may have changed nodes. */
   noticed(): void;
-  /** Everything that rtnetlink tells, as it comes: links before their addresses and neighbours. */
-  onLink?(link: Link, isThere: boolean): void;
-  onAddress?(address: InterfaceAddress, isThere: boolean): void;
-  onNeighbour?(neighbour: Neighbour, isThere: boolean): void;
-  onRoutes?(routes: readonly DefaultRoute[]): void;
+  /** Who wants all of it, too: what rtnetlink tells as it comes (links before their addresses and neighbours). */
+  readonly rooms: Followers;
+}
+
+export interface Followers {
+  link(link: Link, isThere: boolean): void;
+  address(address: InterfaceAddress, isThere: boolean): void;
+  neighbour(neighbour: Neighbour, isThere: boolean): void;
+  routes(routes: readonly DefaultRoute[]): void;
+  /** All leases there are. */
+  leases(leases: readonly Lease[]): void;
+  traffic(deltas: readonly Delta[]): void;
 }
 
 /** From one reading of the connections' counters to the next. */
@@ -78,19 +85,19 @@ export class Senses {
       this.#route = await watchRoute(this.#system, {
         onLink: (change, link) => {
           this.#placeLink(link.ifindex);
-          this.#options.onLink?.(link, change !== "remove");
+          this.#options.rooms.link(link, change !== "remove");
         },
         onAddress: (change, address) => {
           this.#address(address, change !== "remove");
-          this.#options.onAddress?.(address, change !== "remove");
+          this.#options.rooms.address(address, change !== "remove");
         },
         onNeighbour: (change, neighbour) => {
           this.#neighbour(neighbour, change === "remove");
-          this.#options.onNeighbour?.(neighbour, change !== "remove");
+          this.#options.rooms.neighbour(neighbour, change !== "remove");
         },
         onRoutes: (routes) => {
           this.#hops();
-          this.#options.onRoutes?.(routes);
+          this.#options.rooms.routes(routes);
         },
         onFault: (fault) => this.#system.log("warning", fault.message),
       });
@@ -212,6 +219,7 @@ export class Senses {
 
   #account(deltas: readonly Delta[]): void {
     this.#accounts.book(deltas, this.#moment);
+    this.#options.rooms.traffic(deltas);
     this.#options.noticed();
   }
 
@@ -219,6 +227,7 @@ export class Senses {
     const { leases, skipped } = parseLeases(text);
     this.#skippedLeases = skipped;
     this.#nodes.leases(leases, this.#moment);
+    this.#options.rooms.leases(leases);
     this.#options.noticed();
   }
 

@@ -7,6 +7,7 @@
  * whole, with the reason. Names are snake_case in the file and camelCase in `Config`.
  */
 
+import type { Address, Mac } from "../lib/address.ts";
 import {
   address,
   addresses,
@@ -166,6 +167,12 @@ const tablesOptions = {
   ]),
 };
 
+const pinOptions = {
+  device: device("", "The device that the address is on"),
+  address: address("", "The address, such as the gateway's"),
+  mac: mac("Whose it is for good; none: the first that answers and is verified, as long as the agent lives"),
+};
+
 const iprefOptions = {
   enabled: boolean(false, "Whether this router is an IPREF gateway"),
   gateway_bind: address("0.0.0.0", "Own address that tunnel packets are received on"),
@@ -279,6 +286,11 @@ type Values<Options extends Table> = {
 export type MainConfig = Values<typeof mainOptions>;
 export type MqttConfig = Values<typeof mqttOptions>;
 export type SegmentConfig = Values<typeof segmentOptions> & { readonly name: string };
+export interface PinConfig {
+  readonly device: string;
+  readonly address: Address;
+  readonly mac?: Mac;
+}
 export type ServiceConfig = Values<typeof serviceOptions> & { readonly name: string };
 
 export interface Config {
@@ -289,6 +301,7 @@ export interface Config {
   readonly isolation: Values<typeof isolationOptions>;
   readonly segments: readonly SegmentConfig[];
   readonly services: readonly ServiceConfig[];
+  readonly pins: readonly PinConfig[];
 }
 
 interface SectionKind {
@@ -308,6 +321,7 @@ export const sectionKinds: ReadonlyMap<string, SectionKind> = new Map([
   ["ipref", { name: "ipref", many: false, doc: "The IPREF gateway", options: iprefOptions }],
   ["isolation", { name: "isolation", many: false, doc: "Services kept apart", options: isolationOptions }],
   ["segment", { name: "apps", many: true, doc: "A segment of isolated services", options: segmentOptions }],
+  ["pin", { name: "gateway", many: true, doc: "An address that nobody else may claim", options: pinOptions }],
   ["service", { name: "web", many: true, doc: "An isolated service", options: serviceOptions }],
 ]);
 
@@ -358,6 +372,9 @@ export function loadConfig(file: string): Loaded {
     ipref: single("ipref", iprefOptions),
     isolation: single("isolation", isolationOptions),
     segments,
+    pins: many("pin", pinOptions, (it) =>
+      it.device !== "" && it.address !== undefined ? undefined : "it has no device or no address",
+    ).map(({ device, address, mac }) => ({ device, address: address!, ...(mac !== undefined && { mac }) })),
     services: many("service", serviceOptions, (it) => {
       if (!segments.some((each) => each.name === it.segment)) return `there is no segment "${it.segment}"`;
       if (it.address.length > 0 || it.mac || it.hostname) return undefined;

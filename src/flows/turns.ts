@@ -9,6 +9,7 @@
 
 import { Fault } from "../lib/fault.ts";
 import type { ListName } from "../lib/spin.ts";
+import { Turns as WorkTurns } from "../lib/turns.ts";
 import type { Undo } from "./decision.ts";
 
 /** What came of a decision. */
@@ -42,16 +43,15 @@ export interface TurnsOptions {
   takenBack(): void;
 }
 
-interface Waiting {
+/** A decision in its turn. */
+interface Decision {
   apply(): Applied;
-  resolve(outcome: Outcome): void;
-  reject(thrown: unknown): void;
+  outcome: Outcome | undefined;
 }
 
 export class Turns {
   readonly #options: TurnsOptions;
-  #waiting: Waiting[] = [];
-  #busy = false;
+  readonly #turns = new WorkTurns<Decision>((decisions) => this.#take(decisions));
 
   constructor(options: TurnsOptions) {
     this.#options = options;
@@ -59,51 +59,39 @@ export class Turns {
 
   /** Calls wait or are being committed. */
   get busy(): boolean {
-    return this.#busy;
+    return this.#turns.busy;
   }
 
   /** @param apply makes the change, at its turn. What it throws, and what `commit` throws, is thrown. */
-  decide(apply: () => Applied): Promise<Outcome> {
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ apply, resolve, reject });
-      if (this.#busy) return;
-      this.#busy = true;
-      void this.#takeAll();
-    });
+  async decide(apply: () => Applied): Promise<Outcome> {
+    const decision: Decision = { apply, outcome: undefined };
+    await this.#turns.do(decision);
+    return decision.outcome!;
   }
 
-  async #takeAll(): Promise<void> {
-    // Calls made in one breath share the first turn too.
-    await undefined;
-    while (this.#waiting.length > 0) {
-      const turn = this.#waiting;
-      this.#waiting = [];
-      await this.#take(turn);
-    }
-    this.#busy = false;
-  }
-
-  async #take(turn: readonly Waiting[]): Promise<void> {
+  /** @returns for each what its caller is thrown, if anything. */
+  async #take(decisions: readonly Decision[]): Promise<readonly unknown[]> {
     this.#options.begun();
     const applied: Applied[] = [];
     try {
-      for (const each of turn) applied.push(each.apply());
+      for (const each of decisions) applied.push(each.apply());
       // What was so already is committed too: it may be on its way, or an earlier save may have failed.
       if (applied.some((each) => each.outcome.kind === "done")) await this.#options.commit();
     } catch (thrown) {
       const holds = thrown instanceof Fault && thrown.code === "storage";
       if (!holds) await this.#takeBack(applied);
       this.#options.settled(applied);
-      for (const [index, each] of turn.entries()) {
+      return decisions.map((each, index) => {
         const outcome = applied[index]?.outcome;
         // A call that asked for nothing possible learns that, not what became of the others.
-        if (outcome && outcome.kind !== "done") each.resolve(outcome);
-        else each.reject(thrown);
-      }
-      return;
+        if (!outcome || outcome.kind === "done") return thrown;
+        each.outcome = outcome;
+        return undefined;
+      });
     }
     this.#options.settled(applied);
-    for (const [index, each] of turn.entries()) each.resolve(applied[index]!.outcome);
+    for (const [index, each] of decisions.entries()) each.outcome = applied[index]!.outcome;
+    return [];
   }
 
   async #takeBack(applied: readonly Applied[]): Promise<void> {

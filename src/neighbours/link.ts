@@ -2,7 +2,8 @@
  * A link that questions for addresses go out on: a device of this machine, or anything else that carries frames.
  *
  * A packet on a link is what a frame carries: ARP, or an IPv6 packet. The Linux device keeps one packet socket
- * while somebody listens, and no longer: that of IPv6 gets every IPv6 packet that comes in by the device.
+ * while somebody listens, and no longer, and hears ARP, and of IPv6 neighbour discovery: for the rest of the device's
+ * traffic the kernel does not wake us.
  */
 
 import { decodeMac, type Family, type Mac } from "../lib/address.ts";
@@ -35,6 +36,11 @@ export interface DeviceOptions {
 }
 
 const headerBytes = 14;
+/** Solicitations and advertisements right behind the IPv6 header. */
+const discovery = [
+  { offset: headerBytes + 6, values: [ICMPV6] },
+  { offset: headerBytes + 40, values: [135, 136] },
+];
 const everybody = Uint8Array.of(255, 255, 255, 255, 255, 255);
 
 /** The link of one family on an Ethernet device. Opens nothing before somebody listens. */
@@ -82,7 +88,7 @@ class Device implements Link {
     if (this.#socket) return this.#socket;
     const protocol = this.#family === 4 ? EtherType.arp : EtherType.ipv6;
     const socket = this.#system.packet(
-      { ifindex: this.#ifindex, protocol },
+      { ifindex: this.#ifindex, protocol, ...(this.#family === 6 && { only: discovery }) },
       {
         onMessage: (frame) => {
           if (this.#socket === socket) this.#receive(frame);
@@ -110,7 +116,7 @@ class Device implements Link {
 
   #receive(frame: Uint8Array): void {
     if (frame.length <= headerBytes) return;
-    // All of the device's IPv6 traffic comes by: what is no ICMPv6 is let go before anything is decoded.
+    // On a machine that does not filter all of the device's IPv6 traffic comes by.
     if (this.#family === 6 && frame[headerBytes + 6] !== ICMPV6) return;
     const from = decodeMac(frame, 6);
     if (from === this.address) return;

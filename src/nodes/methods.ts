@@ -7,7 +7,7 @@
 import { Fault } from "../lib/fault.ts";
 import type { Json, JsonObject } from "../lib/json.ts";
 import { answerBytes, type Methods, maxAnswerBytes } from "../ubus/methods.ts";
-import { USER_PIN } from "./node.ts";
+import { type Kind, USER_PIN } from "./node.ts";
 import type { Nodes } from "./nodes.ts";
 
 export interface NodeMethodsOptions {
@@ -17,14 +17,18 @@ export interface NodeMethodsOptions {
   changed?(id: number): Promise<void> | void;
 }
 
+const kindNames: readonly Kind[] = ["device", "local", "name", "address", "router", "gateway"];
+
 type Arguments = Readonly<Record<string, Json>>;
 
 export function nodeMethods(nodes: Nodes, options: NodeMethodsOptions = {}): Methods {
   return {
     list: {
-      args: { after: "Integer", limit: "Integer" },
+      args: { after: "Integer", limit: "Integer", kind: "String" },
       access: "read",
-      doc: "Nodes in order of id: those greater than `after`, at most `limit`. If a message cannot hold them, `more` is true.",
+      doc:
+        "Nodes in order of id: those greater than `after`, at most `limit`, of one `kind` or (`ours`) of this network. " +
+        "If a message cannot hold them, `more` is true.",
       call: (args) => list(nodes, args),
     },
     get: {
@@ -122,17 +126,28 @@ function list(nodes: Nodes, args: Arguments): JsonObject {
   const after = args.after === undefined ? 0 : integerOf(args, "after", "Cannot list nodes");
   const limit = args.limit === undefined ? undefined : integerOf(args, "limit", "Cannot list nodes");
   if (limit !== undefined && limit < 0) throw new Fault("invalid", "Cannot list nodes: limit is negative");
+  const kinds = kindsOf(args);
   const listed: JsonObject[] = [];
   let room = maxAnswerBytes;
   for (const id of nodes.ids()) {
     if (id <= after) continue;
     if (listed.length === limit) break;
     const summary = nodes.summary(id)!;
+    if (kinds && !kinds.includes(summary.kind as Kind)) continue;
     room -= answerBytes(summary);
     if (room < 0) return { nodes: listed, more: true };
     listed.push(summary);
   }
   return { nodes: listed };
+}
+
+/** The kinds that are asked for; undefined: all. */
+function kindsOf({ kind }: Arguments): readonly Kind[] | undefined {
+  if (kind === undefined) return undefined;
+  if (kind === "ours") return ["device", "local"];
+  const known = kindNames.find((each) => each === kind);
+  if (!known) throw new Fault("invalid", `Cannot list nodes: kind ${JSON.stringify(kind)} is none`);
+  return [known];
 }
 
 function integerOf(args: Arguments, name: string, what: string): number {

@@ -7,7 +7,7 @@
  * Source: SIDN SPIN at a5185b7, observed on the wire.
  */
 
-import type { Json } from "../lib/json.ts";
+import type { Json, JsonObject } from "../lib/json.ts";
 import type { NodeInfo, TrafficFlow } from "../lib/spin.ts";
 
 /** A question that a device asked the DNS. */
@@ -76,6 +76,11 @@ export function renderPairs(pairs: Iterable<readonly [number, number]>): string 
 
 export function renderQuery({ from, queriednode, query }: QueryTold): string {
   return render("dnsquery", { from, queriednode, query });
+}
+
+/** An address that is at another MAC, or claimed by several, as the bus tells it. Ours: SPIN knows nothing of it. */
+export function renderNeighbour(kind: "moved" | "conflict", told: JsonObject): string {
+  return render(kind === "moved" ? "neighbourMoved" : "neighbourConflict", told);
 }
 
 /** Packets that were dropped; `size` and `count` of all that the line stands for. */

@@ -6,6 +6,7 @@
  *                                  empty: gone
  *     <prefix>/traffic             serverRestart, lists, flowblock, traffic, dnsquery, blocked
  *     <prefix>/traffic/admin       nodeMerged, nodeDeleted
+ *     <prefix>/neighbours          neighbourMoved, neighbourConflict
  *     <prefix>/list/<name>         the lists and flowblock again, for who comes later             retained
  *     <prefix>/stat/<module>/<name>  counters that changed, every 30 s                            retained
  *     <prefix>/jsonrpc/q, /a       requests (taken only if somebody answers them), answers
@@ -18,6 +19,7 @@
  * Source: SIDN SPIN at a5185b7, observed on the wire.
  */
 
+import type { JsonObject } from "../lib/json.ts";
 import type { NodeInfo, TrafficFlow } from "../lib/spin.ts";
 import type { Mqtt, MqttOptions, System } from "../system/system.ts";
 import {
@@ -27,6 +29,7 @@ import {
   renderDeleted,
   renderList,
   renderMerged,
+  renderNeighbour,
   renderNode,
   renderPairs,
   renderQuery,
@@ -82,6 +85,8 @@ const maxGone = 20_000;
 const maxStale = 2_000;
 /** Questions and reports of dropped packets that are told in one period. */
 const maxQueries = 50;
+/** Moves and conflicts that wait for the broker. */
+const maxDisputes = 256;
 const maxReports = 20;
 /** Flows of one traffic message: some 30 kB. */
 const maxFlows = 250;
@@ -112,6 +117,8 @@ export class Publish {
   readonly #queries = new Map<string, boolean>();
   /** Answers that the queue had no room for. */
   readonly #answers: string[] = [];
+  /** Of neighbours, each to be told once. */
+  readonly #disputes: string[] = [];
   #answerBytes = 0;
   #restarted = true;
   #periodAt = Number.NEGATIVE_INFINITY;
@@ -132,6 +139,7 @@ export class Publish {
       traffic: `${prefix}/traffic`,
       admin: `${prefix}/traffic/admin`,
       node: `${prefix}/traffic/node/`,
+      neighbours: `${prefix}/neighbours`,
       list: `${prefix}/list/`,
       stat: `${prefix}/stat/`,
       question: `${prefix}/jsonrpc/q`,
@@ -212,6 +220,13 @@ export class Publish {
     this.#clear(id, { kind: "deleted", reason });
   }
 
+  /** An address moved, or several claim it. Of a flood only some are told. */
+  neighbour(kind: "moved" | "conflict", told: JsonObject): void {
+    if (!this.#mqtt.connected) return;
+    if (this.#disputes.length < maxDisputes) this.#disputes.push(renderNeighbour(kind, told));
+    else this.#dropped++;
+  }
+
   /** A device asks the DNS. Equal questions are told once a second; of a flood only some are. */
   dnsQuery(query: QueryTold): void {
     if (!this.#mqtt.connected) return;
@@ -290,7 +305,7 @@ export class Publish {
     this.#counters.clear();
     this.#queries.clear();
     this.#reports.clear();
-    this.#answers.length = this.#answerBytes = 0;
+    this.#answers.length = this.#answerBytes = this.#disputes.length = 0;
     this.#sweptAt = undefined;
   }
 
@@ -342,6 +357,10 @@ export class Publish {
     while (this.#answers.length > 0) {
       if (!takes() || !this.#send(this.#topics.answer, this.#answers[0]!, false)) return;
       this.#answerBytes -= this.#answers.shift()!.length;
+    }
+    while (this.#disputes.length > 0) {
+      if (!takes() || !this.#send(this.#topics.neighbours, this.#disputes[0]!, false)) return;
+      this.#disputes.shift();
     }
     for (const list of this.#lists) {
       if (this.#recent.has(list)) continue;

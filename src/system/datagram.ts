@@ -8,6 +8,7 @@
 
 import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { Fault } from "../lib/fault.ts";
+import { encodeFilter } from "./filter.ts";
 import {
   AF,
   errnoOf,
@@ -70,7 +71,7 @@ const errno = {
   noMemory: errnoOf("ENOMEM"),
 };
 
-interface Message {
+export interface Message {
   readonly bytes: Uint8Array;
   readonly name: Uint8Array;
   readonly flags: number;
@@ -87,7 +88,7 @@ interface Entry {
 }
 
 /** What a kind of socket does with what its descriptor has. */
-interface Reader {
+export interface Reader {
   /** A message. False: it was the end of the connection. */
   onMessage(message: Message): boolean;
   onOverrun(): void;
@@ -95,6 +96,13 @@ interface Reader {
   survives(answer: number): boolean;
   onClose(fault: Fault | undefined): void;
   readonly file?: string | undefined;
+}
+
+/** A descriptor that was taken over. */
+export interface AdoptedSocket {
+  /** @param to a socket address; without it, the peer's. @throws Fault as the kernel says. */
+  send(bytes: Uint8Array, to?: Uint8Array): void;
+  close(): void;
 }
 
 const opened = new WeakMap<Netio, Datagrams>();
@@ -110,7 +118,7 @@ export function datagramsOf(netio: Netio): Datagrams {
 }
 
 /** Opens and drains the message sockets of one thread. */
-class Datagrams {
+export class Datagrams {
   readonly #netio: Netio;
   readonly #open = new Map<number, Entry>();
   #arena: Uint8Array | undefined;
@@ -162,6 +170,7 @@ class Datagrams {
     // With protocol 0 nothing arrives before the bind says from where.
     const handle = this.#must(this.#netio.open(AF.packet, SOCK.raw, 0), verb);
     return this.#guard(handle, () => {
+      if (options.only) this.#must(this.#netio.filter(handle, encodeFilter(options.only)), verb);
       this.#must(this.#netio.bind(handle, packetAddress(options.ifindex, options.protocol)), verb);
       this.#read(handle, {
         onMessage: (message) => {
@@ -201,6 +210,22 @@ class Datagrams {
     });
   }
 
+  /**
+   * Takes a descriptor over that another file has opened: `prepare` makes it ready and gives its reader.
+   *
+   * @returns a send to a socket address (none: to the peer) and the way to close it.
+   * @throws what `prepare` throws; then the descriptor is closed.
+   */
+  adopt(handle: number, verb: string, prepare: () => Reader): AdoptedSocket {
+    return this.#guard(handle, () => {
+      this.#read(handle, prepare());
+      return {
+        send: (bytes, to) => this.#send(handle, bytes, { to, verb }),
+        close: () => this.#close(handle, undefined),
+      };
+    });
+  }
+
   /** A connected seqpacket socket, or a datagram socket. */
   #unix(
     handle: number,
@@ -229,7 +254,10 @@ class Datagrams {
     return {
       peer,
       send: (bytes, to) =>
-        this.#send(handle, bytes, { to, verb: `send to unix socket ${to ?? ""}`.trimEnd() }),
+        this.#send(handle, bytes, {
+          to: to === undefined ? undefined : unixAddress(to),
+          verb: `send to unix socket ${to ?? ""}`.trimEnd(),
+        }),
       close: () => this.#close(handle, undefined),
     };
   }
@@ -344,13 +372,12 @@ class Datagrams {
     };
   }
 
-  #send(handle: number, bytes: Uint8Array, about: { to: string | undefined; verb: string }): void {
+  #send(handle: number, bytes: Uint8Array, about: { to: Uint8Array | undefined; verb: string }): void {
     if (!this.#open.has(handle)) throw new Fault("closed", `Cannot ${about.verb}: the socket is closed`);
     let length = 0;
     if (about.to !== undefined) {
-      const address = unixAddress(about.to);
-      this.#sendNames.set(address);
-      length = address.length;
+      this.#sendNames.set(about.to);
+      length = about.to.length;
     }
     this.#sendRow[Row.length] = bytes.length;
     this.#sendRow[Row.name] = length;

@@ -46,11 +46,14 @@ const net = () => require("node:net") as typeof import("node:net");
 
 /** @throws Fault as the kernel says. */
 export function openUdp(netio: Netio, options: UdpOptions, handlers: UdpHandlers): UdpSocket {
-  const { address, port, ifindex, peer } = options;
+  const { address, port, ifindex, groups = [], peer } = options;
   const verb = `open UDP socket on ${show(options)}`;
   const six = familyOf(address) === 6;
   if (peer !== undefined && (familyOf(peer.address) === 6) !== six) {
     throw new TypeError(`Cannot ${verb}: ${peer.address} is of the other family`);
+  }
+  if (groups.length > 0 && ifindex === undefined) {
+    throw new TypeError(`Cannot ${verb}: groups are joined on an interface`);
   }
   const must = (answer: number): number => {
     if (answer < 0) throw kernelFault(answer, verb);
@@ -63,6 +66,7 @@ export function openUdp(netio: Netio, options: UdpOptions, handlers: UdpHandlers
     if (ifindex !== undefined) must(netio.option(handle, solSocket, bindToInterface, ifindex));
     // A link-local address is one of an interface.
     must(netio.bind(handle, sockaddrOf({ address, port, ...(ifindex !== undefined && { zone: ifindex }) })));
+    for (const group of groups) must(netio.group(handle, ifindex!, inetAddress(group, 0)));
     if (peer !== undefined) must(netio.connect(handle, sockaddrOf(peer)));
     const name = new Uint8Array(nameLength);
     local = endpointOf(name.subarray(0, must(netio.address(handle, name))));

@@ -9,13 +9,19 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { Fault } from "../lib/fault.ts";
 import { datagramsOf } from "./datagram.ts";
 import { Files } from "./disk.ts";
+import { connectTcp, listenTcp, openUdp } from "./inet.ts";
 import { loadNetio, nodeFault } from "./native.ts";
 import { connectStream, listenStream } from "./stream.ts";
 import type { Clock, Level, RunOptions, RunResult, System } from "./system.ts";
 
+/** CLOCK_MONOTONIC_RAW (linux/time.h). */
+const monotonicRaw = 4;
+
 export interface LinuxOptions {
   /** Where netio.node lies. */
   readonly nativePath: string;
+  /** The file of this program, which worker threads run, too; without it there are none. */
+  readonly program?: string;
   /** Takes the lines of the log in place of standard error. */
   readonly log?: (level: Level, line: string) => void;
 }
@@ -52,8 +58,19 @@ export function openLinux(options: LinuxOptions): System {
     netlink: (how, handlers) => datagrams().netlink(how, handlers),
     packet: (how, handlers) => datagrams().packet(how, handlers),
     unix: (how, handlers) => datagrams().unix(how, handlers),
+    udp: (how, handlers) => openUdp(netio(), how, handlers),
+    tcpListen: (how) => listenTcp(how, netio),
+    tcpConnect: (to, handlers) => connectTcp(to, handlers, netio),
+    serve: (how, handler) => webRoom().serveWeb(how, handler),
+    queue: (how) => workerRoom().openQueue(netio(), how),
+    worker: (how, handlers) => {
+      const { nativePath, program } = options;
+      if (program === undefined) throw new Fault("unsupported", `Cannot run ${how.program}: no threads here`);
+      return workerRoom().startWorker({ netio: netio(), nativePath, file: program }, how, handlers);
+    },
     mqtt: (how, handlers) => mqttRoom().openMqtt(how, handlers, clock),
     random,
+    rawNow: () => netio().clock(monotonicRaw) / 1_000,
     zoneOffsetMs: (date) => -new Date(date).getTimezoneOffset() * 60_000,
     log,
     run,
@@ -65,6 +82,8 @@ export function openLinux(options: LinuxOptions): System {
   };
 }
 
+const webRoom = () => require("./web.ts") as typeof import("./web.ts");
+const workerRoom = () => require("./workers.ts") as typeof import("./workers.ts");
 const mqttRoom = () => require("./mqtt.ts") as typeof import("./mqtt.ts");
 
 /** performance.now() counts from the start of the process, hrtime from that of the machine; both are steady. */

@@ -11,6 +11,7 @@ import { endianness } from "node:os";
 import { getSystemErrorMap } from "node:util";
 import { type Address, decodeAddress, encodeAddress, familyOf } from "../lib/address.ts";
 import { Fault, type FaultCode } from "../lib/fault.ts";
+import { vnetLength } from "./packets.ts";
 
 /** socket(2) families and types; errno numbers that callers tell apart; the same on all of Linux' CPUs but type. */
 export const AF = { unix: 1, inet: 2, inet6: 10, netlink: 16, packet: 17 } as const;
@@ -22,53 +23,21 @@ export const SOCK = {
   seqpacket: 5,
 } as const;
 
-/** Numbers per message in a table of rows; see `receive` and `send`. */
-export const rowLength = 8;
-/** Bytes per socket address in a table of names. */
-export const nameLength = 128;
-/** Messages per call at most. */
-export const batchLength = 64;
-
-/** Where a row keeps what. */
-export const Row = {
-  offset: 0,
-  length: 1,
-  /** UDP_SEGMENT or UDP_GRO segment size, 0 if there is one packet only. */
-  segment: 2,
-  /** recvmsg(2) flags; 0x20 is MSG_TRUNC. */
-  flags: 3,
-  /** Length of the socket address in the table of names. */
-  name: 4,
-  /** SCM_CREDENTIALS; uid and gid -1 if there were none. */
-  pid: 5,
-  uid: 6,
-  gid: 7,
-} as const;
-
-/** Where the numbers of `split` and `join` are; meanings in native/segment.h. */
-export const Segment = {
-  offset: 0,
-  length: 1,
-  protocol: 2,
-  size: 3,
-  strip: 4,
-  ip: 5,
-  vnet: 6,
-  seedIn: 7,
-  seedOut: 8,
-  target: 9,
-  most: 10,
-  /** Answer: segments written or taken. */
-  count: 11,
-} as const;
-export const segmentLength = 12;
+export {
+  batchLength,
+  ErrorRow,
+  nameLength,
+  Ready,
+  Row,
+  rowLength,
+  Segment,
+  segmentLength,
+  vnetLength,
+} from "./packets.ts";
 
 /** linux/if_tun.h: flags of `tun` and offloads that a reader of super-packets accepts. */
 export const Tun = { multiQueue: 0x100, vnetHeader: 0x4000 } as const;
 export const Offload = { checksum: 1, tso4: 2, tso6: 4, ecn: 8, uso4: 0x20, uso6: 0x40 } as const;
-
-/** Readiness, as epoll and poll number it. */
-export const Ready = { in: 1, out: 4, error: 8, hangup: 16 } as const;
 
 export interface Netio {
   /** → handle of a new socket, non-blocking. */
@@ -82,6 +51,12 @@ export interface Netio {
   accept(handle: number): number;
   /** setsockopt(2) with an int. */
   option(handle: number, level: number, name: number, value: number): number;
+  /** SO_ATTACH_FILTER: a program of classic BPF, 8 bytes per instruction in native order, 64 at most. */
+  filter(handle: number, program: Uint8Array): number;
+  /** MCAST_JOIN_GROUP: joins a multicast group on an interface until the socket is closed. */
+  group(handle: number, ifindex: number, address: Uint8Array): number;
+  /** Microseconds of a clock of clock_gettime(2). */
+  clock(id: number): number;
   /** The socket's own address → its length. `into` has 128 bytes. */
   address(handle: number, into: Uint8Array): number;
   /** SO_PEERCRED: pid, uid, gid. */
@@ -93,6 +68,17 @@ export interface Netio {
   receive(handle: number, arena: Uint8Array, stride: number, names: Uint8Array, rows: Int32Array): number;
   /** → how many of the `count` rows were sent; a receiver is at n × 128 of names. */
   send(handle: number, arena: Uint8Array, names: Uint8Array, rows: Int32Array, count: number): number;
+  /**
+   * What the network said of messages sent, where the socket asks for it (IP_RECVERR) → count: message n, as far as
+   * it was quoted, is at n × stride of the arena, whom it was meant for at n × 128 of names; see `ErrorRow`.
+   */
+  errors(handle: number, arena: Uint8Array, stride: number, names: Uint8Array, rows: Int32Array): number;
+  /** → handle of an eventfd(2): a `send` of eight bytes makes it readable until they are received. */
+  event(): number;
+  /** → the number under which another thread can `adopt` it, as long as it is open here. */
+  descriptor(handle: number): number;
+  /** → handle of what another thread of this process has open: shared, and closed when both have closed it. */
+  adopt(fd: number): number;
   /** Who is called when a watched descriptor is ready: once per thread. */
   onReady(callback: (handle: number) => void): number;
   /** Calls back once when ready for the events; from the first watch to its close the process stays alive. */
@@ -308,8 +294,6 @@ export interface VnetHeader {
   readonly checksumStart: number;
   readonly checksumOffset: number;
 }
-
-export const vnetLength = 10;
 
 /** @throws RangeError if there are not ten bytes at `offset`. */
 export function decodeVnet(bytes: Uint8Array, offset: number): VnetHeader {

@@ -18,7 +18,8 @@ const net = () => require("node:net") as typeof import("node:net");
 /** Node writes an abstract name with a leading NUL. */
 const nameOf = (path: string) => (path.startsWith("@") ? `\0${path.slice(1)}` : path);
 
-class SocketStream implements Stream {
+/** A connection of Node's as a stream of ours; of a TCP connection nobody's credentials are known. */
+export class SocketStream implements Stream {
   readonly #socket: Socket;
   readonly #netio: () => Netio;
   #peer: Credentials | undefined;

@@ -8,6 +8,7 @@
  * returns, unless a verb says that they are a copy; failures are Faults.
  */
 
+import type { Address } from "../lib/address.ts";
 import type { Fault } from "../lib/fault.ts";
 
 /** Ends what was started. Calling it again does nothing. */
@@ -15,11 +16,13 @@ export type Cancel = () => void;
 
 export type Level = "error" | "warning" | "info" | "debug";
 
-export interface System extends Clock, Disk, Sockets {
+export interface System extends Clock, Disk, Sockets, Threads {
   /** Cryptographically strong random bytes. */
   random(length: number): Uint8Array;
   /** How far local time is ahead of UTC at a date, in milliseconds. */
   zoneOffsetMs(date: number): number;
+  /** CLOCK_MONOTONIC_RAW in milliseconds, which no time server corrects: other programs count by it. */
+  rawNow(): number;
   /** One line to the log; control characters are made visible. Of a flood of lines only some pass, counted. */
   log(level: Level, line: string): void;
   /**
@@ -130,6 +133,135 @@ export interface Sockets {
   unix(options: UnixOptions, handlers: UnixHandlers): UnixSocket;
   /** Opens a packet socket on an interface (packet(7)). */
   packet(options: PacketOptions, handlers: DatagramHandlers): DatagramSocket;
+  /**
+   * Opens a UDP socket on one address; answers leave from there.
+   * @throws Fault "conflict" if the port is taken, or as the kernel says.
+   */
+  udp(options: UdpOptions, handlers: UdpHandlers): UdpSocket;
+  /** Serves TCP on one address. @throws Fault "conflict" if the port is taken, or as the kernel says. */
+  tcpListen(options: TcpListenOptions): Promise<TcpListener>;
+  /** Connects over TCP. Failure arrives as `onClose`; how long to wait for it is the caller's to say. */
+  tcpConnect(to: Endpoint, handlers: StreamHandlers): Stream;
+  /**
+   * Serves HTTP on one address, over TLS if a certificate is given.
+   * @throws Fault "invalid" for a certificate that cannot be used, "conflict" if the port is taken.
+   */
+  serve(options: WebOptions, handler: WebHandler): Promise<WebServer>;
+}
+
+/** One end of a conversation over UDP or TCP. */
+export interface Endpoint {
+  readonly address: Address;
+  readonly port: number;
+  /** The interface that a link-local IPv6 address is on; for other addresses it is left out. */
+  readonly zone?: number;
+}
+
+export interface UdpOptions {
+  /** Of our own; "0.0.0.0" is every IPv4, "::" every IPv6 address (then the kernel picks whom an answer is from). */
+  readonly address: Address;
+  /** 0: the kernel picks a random one. */
+  readonly port: number;
+  /** Only what comes in and goes out by this interface; of one that is gone nothing comes. */
+  readonly ifindex?: number;
+  /** Multicast groups to be a member of on that interface: routers and switches learn it (IGMP, MLD). */
+  readonly groups?: readonly Address[];
+  /** The only one to talk to: what others send does not arrive, and its refusal (ICMP) closes the socket. */
+  readonly peer?: Endpoint;
+}
+
+export interface UdpHandlers extends Omit<DatagramHandlers, "onMessage"> {
+  /** One datagram; the bytes are valid until the call returns. */
+  onMessage(bytes: Uint8Array, from: Endpoint): void;
+}
+
+export interface UdpSocket {
+  /** Where it is bound. */
+  readonly local: Endpoint;
+  /** Sends one datagram, to the peer if there is one. @throws Fault if the kernel does not take it now. */
+  send(bytes: Uint8Array, to?: Endpoint): void;
+  close(): void;
+}
+
+export interface TcpListenOptions {
+  /** Of our own; "0.0.0.0" is every IPv4, "::" every IPv6 address. */
+  readonly address: Address;
+  /** 0: the kernel picks one. */
+  readonly port: number;
+  /** Returns the handlers of a new connection, or undefined to refuse it. */
+  accept(stream: Stream, from: Endpoint): StreamHandlers | undefined;
+}
+
+export interface TcpListener extends Listener {
+  readonly port: number;
+}
+
+export interface Threads {
+  /**
+   * Opens a queue of packets that a worker shall move. It stays open here, so it outlives the worker, with what waits
+   * in it.
+   * @throws Fault "conflict" if the name or the port is taken, or as the kernel says.
+   */
+  queue(options: TunOptions | GatewaySocketOptions): PacketQueue;
+  /**
+   * Starts a program of ours in a thread of its own, which may block on its queues.
+   * @throws Fault "unsupported" where there are no threads.
+   */
+  worker(options: WorkerOptions, handlers: WorkerHandlers): WorkerThread;
+}
+
+/** A TUN: one interface whose packets, each behind a virtio_net_hdr, and super-packets, are ours to move. */
+export interface TunOptions {
+  readonly kind: "tun";
+  /** Of the interface, up to 15 bytes; "%d" becomes a free number. */
+  readonly name: string;
+  /** Whether we take super-packets of TCP, and of UDP where the kernel has them. Default true. */
+  readonly offload?: boolean;
+}
+
+/** A UDP socket for many peers: don't-fragment set, errors of the network told, many packets per message. */
+export interface GatewaySocketOptions {
+  readonly kind: "gateway";
+  /** Of our own; "0.0.0.0" is every IPv4, "::" every IPv6 address. */
+  readonly address: Address;
+  /** 0: the kernel picks one. */
+  readonly port: number;
+  /** Of the buffers, forced past the limit where allowed. Default 4 MiB. */
+  readonly bufferBytes?: number;
+}
+
+export interface PacketQueue {
+  /** The interface of a TUN; "" otherwise. */
+  readonly name: string;
+  /** The port of a socket; 0 otherwise. */
+  readonly port: number;
+  /** Whether it is a TUN that takes super-packets of UDP. */
+  readonly joinsUdp: boolean;
+  /** Its number in this process. */
+  readonly descriptor: number;
+  /** A TUN's interface goes with its last queue. */
+  close(): void;
+}
+
+export interface WorkerOptions {
+  /** Which of our programs. */
+  readonly program: string;
+  /** Handed over once; what is in a SharedArrayBuffer is shared. */
+  readonly data: unknown;
+  readonly queues: readonly PacketQueue[];
+}
+
+export interface WorkerHandlers {
+  onMessage(message: unknown): void;
+  /** Called exactly once, the last call. Without fault it ended because we closed it. */
+  onEnd(fault?: Fault): void;
+}
+
+export interface WorkerThread {
+  /** Queues a message and wakes the worker. Nothing bounds the queue: wait for what it says. */
+  post(message: unknown): void;
+  /** Asks it to end, insists after a second; resolves when it has ended. */
+  close(): Promise<void>;
 }
 
 export interface StreamHandlers {
@@ -167,7 +299,7 @@ export interface ListenOptions {
 }
 
 export interface Listener {
-  /** Stops listening, closes nothing that was accepted, and removes the socket file. */
+  /** Stops listening, closes nothing that was accepted, and removes the socket file, if it has one. */
   close(): Promise<void>;
 }
 
@@ -184,6 +316,8 @@ export interface PacketOptions {
   readonly ifindex: number;
   /** Ethernet protocol number in host order, e.g. 0x0806; 3 is all. */
   readonly protocol: number;
+  /** Frames that arrive: in each of these places one of these bytes, counted from the Ethernet header. Default: all. */
+  readonly only?: readonly { readonly offset: number; readonly values: readonly number[] }[];
 }
 
 export interface DatagramHandlers {
@@ -222,6 +356,47 @@ export interface UnixSocket {
   readonly peer: Credentials | undefined;
   send(bytes: Uint8Array, to?: string): void;
   close(): void;
+}
+
+export interface WebOptions {
+  /** Of our own; "0.0.0.0" is every IPv4, "::" every address. */
+  readonly address: Address;
+  /** 0: the kernel picks one. */
+  readonly port: number;
+  /** PEM. Without it HTTP is plain; with it, nothing is. */
+  readonly tls?: { readonly certificate: string; readonly key: string };
+  /** A longer body is refused with 413. Default 64 KiB. */
+  readonly maxBodyBytes?: number;
+  /** At a time, half of them for one peer. Default 64. */
+  readonly maxConnections?: number;
+  /** Who takes longer to send a request is cut off, a quarter of it later at most. Default 4 s. */
+  readonly requestMs?: number;
+}
+
+/** A whole request. */
+export interface WebRequest {
+  readonly method: string;
+  /** Path and query, as sent. */
+  readonly path: string;
+  /** By name in lower case; what may stand in a request several times is joined with ", ". */
+  readonly headers: ReadonlyMap<string, string>;
+  readonly body: Uint8Array;
+  readonly from: Address;
+}
+
+export interface WebReply {
+  readonly status: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body: Uint8Array | string;
+}
+
+/** Answers a request. What it throws becomes 500 without a word. */
+export type WebHandler = (request: WebRequest) => WebReply | Promise<WebReply>;
+
+export interface WebServer {
+  readonly port: number;
+  /** Stops listening; replies under way get two seconds. */
+  close(): Promise<void>;
 }
 
 export interface MqttOptions {

@@ -7,6 +7,7 @@
  * nothing.
  */
 
+import type { FamilyTable } from "../kernel/kernel.ts";
 import type { Family } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
 import type { Json } from "../lib/json.ts";
@@ -30,7 +31,6 @@ import {
   type TableLease,
   type TableRecord,
 } from "./record.ts";
-import type { FamilyTable } from "./steering.ts";
 
 export interface BookOptions {
   /** The first table and how many there are. */
@@ -88,7 +88,8 @@ export class Book {
   /** By key: what the disk does not know yet. */
   #records = new Map<string, Json>();
   #news: News[] = [];
-  #planChanged = false;
+  /** Whose rules are to be looked at. */
+  #unsteered = new Set<TableLease>();
   #changes = 0;
   /** Tables that others use in the kernel; as of now, whenever a lease may be granted. */
   inUse: Used = nobody;
@@ -280,11 +281,26 @@ export class Book {
     return news;
   }
 
-  /** Whether leases with rules changed since it was last asked. */
-  takePlanChanged(): boolean {
-    const changed = this.#planChanged;
-    this.#planChanged = false;
-    return changed;
+  /** Leases whose rules have to be made, changed or removed, since it was last asked. */
+  takeUnsteered(): ReadonlySet<TableLease> {
+    const leases = this.#unsteered;
+    this.#unsteered = new Set();
+    return leases;
+  }
+
+  /** How many of them there are. */
+  get unsteered(): number {
+    return this.#unsteered.size;
+  }
+
+  /** Leases with rules. */
+  steered(): Iterable<TableLease> {
+    return this.#steered.values();
+  }
+
+  /** Whether a lease is out, with rules. */
+  isSteered(lease: TableLease): boolean {
+    return this.#steered.get(spotOf(lease.note.key)) === lease;
   }
 
   /**
@@ -443,7 +459,7 @@ export class Book {
     if (isOut && steer === "rules") this.#steered.set(spot, lease);
     else if (this.#steered.get(spot) === lease) this.#steered.delete(spot);
     else return;
-    this.#planChanged = true;
+    this.#unsteered.add(lease);
   }
 
   #authorize(lease: TableLease, owner: string, what: string): void {

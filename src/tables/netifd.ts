@@ -16,8 +16,10 @@ import type { TableLease } from "./record.ts";
 
 /** netifd, as far as we need it. */
 export interface Netifd {
-  /** Has an interface use a table from now on; undefined: the main one. @throws Fault */
-  setTable(name: string, family: Family, table: number | undefined): Promise<void>;
+  /** Has an interface use a table from now on. @throws Fault */
+  setTable(name: string, family: Family, table: number): Promise<void>;
+  /** Has an interface use the main table again, unless somebody has given it another than this one. @throws Fault */
+  clearTable(name: string, family: Family, table: number): Promise<void>;
 }
 
 /** A call on the bus. */
@@ -31,7 +33,9 @@ const retryMs = 5_000;
 interface Want {
   readonly name: string;
   readonly family: Family;
-  readonly table: number | undefined;
+  readonly table: number;
+  /** It is to use the table, or to use it no longer. */
+  readonly isOut: boolean;
   readonly dueAt: number;
 }
 
@@ -47,10 +51,9 @@ export class NetifdTables {
   /** Has to be told, at the next `settle`. */
   want(lease: TableLease, isOut: boolean): void {
     const name = lease.note.key.interface;
-    const table = isOut ? lease.value : undefined;
     if (!isOut) this.#insistedAt.delete(lease);
     for (const family of kernelFamilies[lease.note.key.family]) {
-      this.#wants.set(`${name} ${family}`, { name, family, table, dueAt: 0 });
+      this.#wants.set(`${name} ${family}`, { name, family, table: lease.value, isOut, dueAt: 0 });
     }
   }
 
@@ -76,7 +79,10 @@ export class NetifdTables {
     for (const [key, want] of [...this.#wants]) {
       if (want.dueAt > now) continue;
       try {
-        await this.#netifd.setTable(want.name, want.family, want.table);
+        const { name, family, table } = want;
+        await (want.isOut
+          ? this.#netifd.setTable(name, family, table)
+          : this.#netifd.clearTable(name, family, table));
         if (this.#wants.get(key) === want) this.#wants.delete(key);
       } catch (thrown) {
         const fault =
@@ -85,7 +91,7 @@ export class NetifdTables {
             : new Fault("unsupported", `Cannot tell netifd: ${messageOf(thrown)}`);
         refused.set(want.name, fault);
         // An interface that is gone has no table to be taken away.
-        if (want.table === undefined && fault.code === "not-found") this.#wants.delete(key);
+        if (!want.isOut && fault.code === "not-found") this.#wants.delete(key);
         else this.#wants.set(key, { ...want, dueAt: now + retryMs });
       }
     }
@@ -99,24 +105,34 @@ export class NetifdTables {
  * Changes that somebody has made and not committed are not ours to commit: then it is a Fault "conflict".
  */
 export function netifdOverUbus(call: BusCall): Netifd {
+  const config = "network";
+  const tableOf = async (name: string, family: Family) => {
+    const found = await call("uci", "get", { config, section: name });
+    const values = isObject(found) && isObject(found.values) ? found.values : {};
+    if (values[".type"] === "interface") return values[options[family]];
+    throw new Fault("not-found", `Cannot set table of ${name}: netifd has no such interface`);
+  };
+  const change = async (name: string, make: () => Promise<unknown>) => {
+    const pending = await call("uci", "changes", { config });
+    if (isObject(pending) && Array.isArray(pending.changes) && pending.changes.length > 0) {
+      throw new Fault(
+        "conflict",
+        `Cannot set table of ${name}: there are changes of the network that nobody has committed`,
+      );
+    }
+    await make();
+    await call("uci", "commit", { config });
+    await call("network", "reload", {});
+  };
   return {
     async setTable(name, family, table) {
-      const what = `Cannot set table of ${name}`;
-      const config = "network";
-      const found = await call("uci", "get", { config, section: name });
-      const values = isObject(found) && isObject(found.values) ? found.values : {};
-      if (values[".type"] !== "interface")
-        throw new Fault("not-found", `${what}: netifd has no such interface`);
-      const option = options[family];
-      if (values[option] === (table === undefined ? undefined : String(table))) return;
-      const pending = await call("uci", "changes", { config });
-      if (isObject(pending) && Array.isArray(pending.changes) && pending.changes.length > 0) {
-        throw new Fault("conflict", `${what}: there are changes of the network that nobody has committed`);
-      }
-      if (table === undefined) await call("uci", "delete", { config, section: name, option });
-      else await call("uci", "set", { config, section: name, values: { [option]: String(table) } });
-      await call("uci", "commit", { config });
-      await call("network", "reload", {});
+      if ((await tableOf(name, family)) === String(table)) return;
+      const values = { [options[family]]: String(table) };
+      await change(name, () => call("uci", "set", { config, section: name, values }));
+    },
+    async clearTable(name, family, table) {
+      if ((await tableOf(name, family)) !== String(table)) return;
+      await change(name, () => call("uci", "delete", { config, section: name, option: options[family] }));
     },
   };
 }

@@ -10,46 +10,26 @@
  * and where routes are asked for, the connected one and a default by the interface's gateway.
  */
 
+import type {
+  FamilyTable,
+  Refusal,
+  SteerChange,
+  SteerPlan,
+  SteerRoute,
+  SteerRule,
+} from "../kernel/kernel.ts";
 import { type Address, type Family, familyOf, type Prefix, prefixOf } from "../lib/address.ts";
 import type { Fault } from "../lib/fault.ts";
 import { addressOf, kernelFamilies, type TableFamily, tableFamilies } from "./key.ts";
 import type { Places } from "./places.ts";
 import type { TableLease } from "./record.ts";
 
-/** Packets that match look their route up in `table`. */
-export interface Rule {
-  readonly family: Family;
-  readonly priority: number;
-  readonly from?: Prefix;
-  readonly to?: Prefix;
-  readonly incoming?: string;
-  readonly table: number;
-}
-
-export interface Route {
-  readonly family: Family;
-  readonly table: number;
-  readonly to: Prefix;
-  readonly via?: Address;
-  readonly ifindex: number;
-  readonly source?: Address;
-}
-
-export interface SteeringPlan {
-  readonly rules: readonly Rule[];
-  readonly routes: readonly Route[];
-}
-
-/** A table of one family of the kernel. */
-export interface FamilyTable {
-  readonly family: Family;
-  readonly table: number;
-}
-
 /** Who makes rules and routes in the kernel: its steering. */
 export interface Steers {
-  /** @returns what was refused; all else is there. @throws Fault if nothing could be done. */
-  apply(plan: SteeringPlan): Promise<readonly { readonly what: FamilyTable; readonly fault: Fault }[]>;
+  /** All that shall be. @returns what was refused; all else is there. @throws Fault if nothing could be done. */
+  apply(plan: SteerPlan): Promise<readonly Refusal[]>;
+  /** What changes of it. @returns all that is refused at present. @throws Fault if nothing could be done. */
+  amend(change: SteerChange): Promise<readonly Refusal[]>;
   /** Tables that others use. */
   tables(): Promise<Readonly<Record<Family, ReadonlySet<number>>>>;
   /** Removes all that is in these tables or leads to them. */
@@ -62,9 +42,9 @@ export const priorities = { from: 10_000, to: 20_000, own: 91_000 } as const;
 export type GatewayOf = (name: string, family: Family) => Address | undefined;
 
 /** What a lease asks for, of all that is known of its places. */
-export function planOf(lease: TableLease, places: Places, gatewayOf: GatewayOf): SteeringPlan {
-  const rules: Rule[] = [];
-  const routes: Route[] = [];
+export function planOf(lease: TableLease, places: Places, gatewayOf: GatewayOf): SteerPlan {
+  const rules: SteerRule[] = [];
+  const routes: SteerRoute[] = [];
   if (lease.note.steer !== "rules") return { rules, routes };
   for (const family of kernelFamilies[lease.note.key.family]) {
     const ends = endsOf(lease, family, places);
@@ -77,7 +57,7 @@ export function planOf(lease: TableLease, places: Places, gatewayOf: GatewayOf):
 
 /** Whose rules and routes were refused, with the first reason; a rule's weighs more than a route's. */
 export function refusedLeases(
-  refusals: Awaited<ReturnType<Steers["apply"]>>,
+  refusals: readonly Refusal[],
   book: { holder(family: TableFamily, table: number): TableLease | undefined },
 ): Map<TableLease, { readonly fault: Fault; readonly isRule: boolean }> {
   const leases = new Map<TableLease, { readonly fault: Fault; readonly isRule: boolean }>();
@@ -92,6 +72,17 @@ export function refusedLeases(
   return leases;
 }
 
+/** What makes one plan of the other. */
+export function changeOf(before: SteerPlan, after: SteerPlan): SteerChange {
+  const texts = (each: SteerPlan) =>
+    new Set([...each.rules, ...each.routes].map((part) => JSON.stringify(part)));
+  const without = (plan: SteerPlan, other: Set<string>): SteerPlan => ({
+    rules: plan.rules.filter((rule) => !other.has(JSON.stringify(rule))),
+    routes: plan.routes.filter((route) => !other.has(JSON.stringify(route))),
+  });
+  return { drop: without(before, texts(after)), add: without(after, texts(before)) };
+}
+
 type End = readonly [Address, number | undefined];
 
 /** The addresses of a lease, with their prefix lengths as far as they are known. */
@@ -103,8 +94,8 @@ function endsOf({ note }: TableLease, family: Family, places: Places): readonly 
   return [[address, prefixLength ?? places.prefixLengthOf(key.interface, address)]];
 }
 
-function rulesOf(table: number, family: Family, ends: readonly End[]): Rule[] {
-  const rules: Rule[] = [];
+function rulesOf(table: number, family: Family, ends: readonly End[]): SteerRule[] {
+  const rules: SteerRule[] = [];
   const networks = new Set<Prefix>();
   for (const [address, length] of ends) {
     rules.push({ family, priority: priorities.from, from: prefixOf(address, bitsOf(family)), table });
@@ -123,7 +114,7 @@ function routesOf(
     readonly places: Places;
     readonly gatewayOf: GatewayOf;
   },
-): Route[] {
+): SteerRoute[] {
   const { family, ends, places } = about;
   const ifindex = places.ifindexOf(note.key.interface);
   if (ifindex === undefined) return [];
@@ -136,7 +127,7 @@ function routesOf(
   }
   // IPv6 takes no source that is still being checked for duplicates, and picks one of the interface by itself.
   const from = (source: Address) => (family === 4 ? { source } : {});
-  const routes: Route[] = [...connected].map(([to, source]) => ({
+  const routes: SteerRoute[] = [...connected].map(([to, source]) => ({
     ...{ family, table, to, ifindex },
     ...from(source),
   }));

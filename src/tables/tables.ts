@@ -11,6 +11,7 @@
 import type { Address } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Json } from "../lib/json.ts";
+import { Turns } from "../lib/turns.ts";
 import type { Clock } from "../system/system.ts";
 import { Book, root, type Wish } from "./book.ts";
 import { addressOf, describeKey, kernelFamilies, type TableFamily, type TableKey } from "./key.ts";
@@ -18,8 +19,7 @@ import { NetifdTables } from "./netifd.ts";
 import type { TablesOptions } from "./parts.ts";
 import { type LogicalInterface, type PlacedAddress, type PlacedLink, Places } from "./places.ts";
 import type { Note, SavedRecords, TableLease } from "./record.ts";
-import { planOf, type Route, type Rule, refusedLeases, type SteeringPlan } from "./steering.ts";
-import { type Job, Turns } from "./turns.ts";
+import { Steered } from "./steered.ts";
 
 export { type NewsKind, root, type Wish } from "./book.ts";
 export { importLeases } from "./import.ts";
@@ -32,7 +32,7 @@ export type { LogicalInterface, PlacedAddress, PlacedLink } from "./places.ts";
 export type { SavedRecords, Steer, TableLease } from "./record.ts";
 export { Reserved } from "./reserved.ts";
 export { openTableSocket, type TableSocket } from "./socket.ts";
-export type { Route, Rule, SteeringPlan, Steers } from "./steering.ts";
+export type { Steers } from "./steering.ts";
 
 const defaultRestMs = 60_000;
 const defaultMaxPerOwner = 64;
@@ -43,25 +43,36 @@ const followMs = 1_000;
 /** Requests that may wait; each takes its caller's memory. */
 const maxWaiting = 16_384;
 
+/** Requests of one turn. */
+const maxJobs = 1_024;
+
+/** A request in its turn. */
+interface Job {
+  /** Makes the change. What it throws is thrown to the caller. */
+  run(job: Job): void;
+  /** It may grant a lease: what others use has to be known. */
+  readonly looks: boolean;
+  /** What became of it, if it is not as it should be. */
+  fault: unknown;
+}
+
 export class Tables {
   readonly #clock: Pick<Clock, "now">;
   readonly #options: TablesOptions;
   readonly #book: Book;
   readonly #places = new Places();
   readonly #netifd: NetifdTables | undefined;
-  readonly #turns = new Turns((jobs) => this.#take(jobs));
+  readonly #turns = new Turns<Job>(async (jobs) => {
+    await this.#take(jobs);
+    return jobs.map(({ fault }) => fault);
+  }, maxJobs);
   /** Leases whose address or interface has been there. */
   readonly #seen = new WeakSet<TableLease>();
   /** The kernel's addresses have been told. */
   #placesAreKnown = false;
   #followAt = 0;
-  /** What the kernel did not take, by lease. */
-  #missing: ReadonlyMap<TableLease, string> = new Map();
-  /** Grows with whatever may change the plan; what of it the kernel has. */
-  #planVersion = 1;
-  #appliedVersion = 0;
-  #placesVersion = 0;
-  readonly #drawn = new WeakMap<TableLease, { readonly state: string; readonly plan: SteeringPlan }>();
+  /** What the kernel does for leases with rules. */
+  readonly #steered: Steered;
   #lastFault: string | undefined;
   #retryAt = 0;
   #isSettling = false;
@@ -81,6 +92,10 @@ export class Tables {
       maxPerOwner: options.maxPerOwner ?? defaultMaxPerOwner,
     });
     this.#netifd = options.netifd && new NetifdTables(options.netifd);
+    this.#steered = new Steered({
+      ...{ steers: options.steers, book: this.#book, places: this.#places },
+      gatewayOf: options.gatewayOf ?? (() => undefined),
+    });
     const { left, stayed } = this.#book.load(saved, options.boot, clock.now());
     for (const lease of stayed) this.#seen.add(lease);
     for (const { key } of left) {
@@ -91,7 +106,7 @@ export class Tables {
   }
 
   get counters(): { readonly leases: number; readonly ending: number; readonly unsteered: number } {
-    return { leases: this.#book.size, ending: this.#book.endings, unsteered: this.#missing.size };
+    return { leases: this.#book.size, ending: this.#book.endings, unsteered: this.#steered.size };
   }
 
   get defaultLifetimeMs(): number {
@@ -122,7 +137,7 @@ export class Tables {
 
   /** Why a rule or route of a lease is not in the kernel now. */
   missing(lease: TableLease): string | undefined {
-    return this.#missing.get(lease);
+    return this.#steered.missing(lease);
   }
 
   // What callers ask for.
@@ -138,7 +153,7 @@ export class Tables {
       throw new Fault("limit", `Cannot lease table for ${describeKey(key)}: too many wait already`);
     }
     let lease: TableLease | undefined;
-    await this.#turns.do((job) => {
+    await this.#do((job) => {
       const before = this.#book.get(key)?.note.steer;
       const taken = this.#takeFor(key, wish);
       lease = taken.lease;
@@ -160,7 +175,7 @@ export class Tables {
     by: { readonly owner: string; readonly lifetimeMs?: number },
   ): Promise<TableLease> {
     let lease: TableLease | undefined;
-    await this.#turns.do(() => {
+    await this.#do(() => {
       lease = found(find(), "renew");
       this.#book.renew(lease, by, this.#clock.now());
     });
@@ -174,7 +189,7 @@ export class Tables {
    */
   async release(find: () => TableLease | undefined, owner: string): Promise<TableLease> {
     let lease: TableLease | undefined;
-    await this.#turns.do((job) => {
+    await this.#do((job) => {
       lease = found(find(), "release");
       this.#book.release(lease, owner, this.#clock.now());
       this.#turn.releasing.add(job);
@@ -192,7 +207,7 @@ export class Tables {
     leases: readonly { readonly table: number; readonly note: Omit<Note, "keptUntilAt"> }[],
   ): Promise<readonly number[]> {
     const left: number[] = [];
-    await this.#turns.do(() => {
+    await this.#do(() => {
       const now = this.#clock.now();
       for (const [index, { table, note }] of leases.entries()) {
         if (!this.#book.adopt(table, { ...note, keptUntilAt: 0 }, now)) left.push(index);
@@ -235,8 +250,7 @@ export class Tables {
   /** Addresses or gateways may have changed. */
   replan(): void {
     this.#followAt = 0;
-    this.#placesVersion++;
-    this.#planVersion++;
+    this.#steered.redraw();
     this.#retryAt = 0;
     this.tick();
   }
@@ -252,31 +266,7 @@ export class Tables {
       this.#isSettling = false;
     };
     // What failed has been reported, and is tried again.
-    this.#turns.do(settle).catch(() => {});
-  }
-
-  /** What the kernel shall do for all leases. */
-  plan(): SteeringPlan {
-    const rules: Rule[] = [];
-    const routes: Route[] = [];
-    for (const lease of this.#book.all()) {
-      if (lease.note.steer !== "rules") continue;
-      const drawn = this.#draw(lease);
-      rules.push(...drawn.rules);
-      routes.push(...drawn.routes);
-    }
-    return { rules, routes };
-  }
-
-  /** The same objects, while nothing has changed: so that only what has is compared. */
-  #draw(lease: TableLease): SteeringPlan {
-    const { steer, routes, prefixLength } = lease.note;
-    const state = `${this.#placesVersion} ${steer} ${routes} ${prefixLength}`;
-    const before = this.#drawn.get(lease);
-    if (before?.state === state) return before.plan;
-    const plan = planOf(lease, this.#places, this.#options.gatewayOf ?? (() => undefined));
-    this.#drawn.set(lease, { state, plan });
-    return plan;
+    this.#do(settle).catch(() => {});
   }
 
   /** Everything, for the disk. */
@@ -286,10 +276,14 @@ export class Tables {
 
   /** Resolves when all that was asked so far has been answered. */
   settled(): Promise<void> {
-    return this.#turns.do(() => {});
+    return this.#do(() => {});
   }
 
   // In its turn.
+
+  #do(run: Job["run"], looks = false): Promise<void> {
+    return this.#turns.do({ run, looks, fault: undefined });
+  }
 
   #turn = newTurn();
 
@@ -302,17 +296,14 @@ export class Tables {
     const steerers = new Set<Job>();
     for (const job of jobs) {
       if (job.fault !== undefined) continue;
-      const before = this.#book.changes;
+      const { changes, unsteered } = this.#book;
       try {
         job.run(job);
       } catch (thrown) {
         job.fault = thrown;
       }
-      if (this.#book.changes !== before) changers.add(job);
-      if (this.#book.takePlanChanged()) {
-        steerers.add(job);
-        this.#planVersion++;
-      }
+      if (this.#book.changes !== changes) changers.add(job);
+      if (this.#book.unsteered !== unsteered) steerers.add(job);
     }
     const news = this.#book.takeNews();
     for (const { kind, lease } of news) {
@@ -358,19 +349,15 @@ export class Tables {
     }
   }
 
-  /** Has the kernel do as the plan says. New leases whose rules it does not take end again. */
+  /** Has the kernel do as the leases say. New leases whose rules it does not take end again. */
   async #steer(): Promise<void> {
-    const version = this.#planVersion;
-    if (this.#appliedVersion === version) return;
+    const { asked, fresh, undone } = this.#turn;
     try {
-      const apply = async () => refusedLeases(await this.#options.steers.apply(this.plan()), this.#book);
-      const refused = await apply();
+      const refused = await this.#steered.settle(asked.size > 0);
       for (const [lease, { fault, isRule }] of refused) if (isRule) this.#refuse(lease, fault);
-      const left = this.#turn.undone.size > 0 ? await apply() : refused;
-      this.#missing = new Map([...left].map(([lease, { fault }]) => [lease, fault.message]));
-      this.#appliedVersion = version;
+      if (undone.size > 0) await this.#steered.settle(false);
     } catch (thrown) {
-      for (const lease of this.#turn.fresh) if (lease.note.steer === "rules") this.#refuse(lease, thrown);
+      for (const lease of fresh) if (lease.note.steer === "rules") this.#refuse(lease, thrown);
       throw thrown;
     }
   }
@@ -383,7 +370,6 @@ export class Tables {
     undone.add(lease);
     this.#book.end(lease, "released", this.#clock.now());
     this.#book.takeNews();
-    this.#book.takePlanChanged();
     if (lease.note.steer === "netifd") this.#netifd?.want(lease, false);
   }
 

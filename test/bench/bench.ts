@@ -8,13 +8,18 @@
 import { spawnSync } from "node:child_process";
 import { cpus } from "node:os";
 import { enclose } from "../lab/enclosure.ts";
+import { runGateway } from "../lab/gateway.ts";
 import { knock, measureBlocks, openConnections, serveConnections } from "./blocks.ts";
 import { measureBus, serveEcho } from "./bus.ts";
 import { arrivals, measureCut, stream } from "./cut.ts";
 import { flood, measureFlood } from "./flood.ts";
+import { blast, measureIpref, sink } from "./ipref.ts";
+import { answerCalls, dial, measureIsolation } from "./isolation.ts";
 import { measureNeighbours } from "./neighbours.ts";
+import { measurePages } from "./pages.ts";
 import { measureSize } from "./size.ts";
 import { measureStart } from "./start.ts";
+import { measureTables } from "./tables.ts";
 
 const sections: Record<string, () => Promise<void>> = {
   start: measureStart,
@@ -22,11 +27,16 @@ const sections: Record<string, () => Promise<void>> = {
   bus: measureBus,
   cut: measureCut,
   flood: measureFlood,
+  tables: measureTables,
   neighbours: measureNeighbours,
+  isolation: measureIsolation,
   blocks: measureBlocks,
+  ipref: measureIpref,
+  pages: measurePages,
 };
 
 async function main(): Promise<void> {
+  if (runGateway()) return;
   const [mode, ...words] = process.argv.slice(2);
   if (mode === "--section") {
     await sections[words[0]!]!();
@@ -39,6 +49,10 @@ async function main(): Promise<void> {
   if (mode === "--knock") return knock(Number(words[0]));
   if (mode === "--stream") return stream();
   if (mode === "--arrivals") return arrivals();
+  if (mode === "--answer") return answerCalls();
+  if (mode === "--dial") return dial(words[0]!);
+  if (mode === "--blast") return blast(words[0]!, Number(words[1]), Number(words[2]));
+  if (mode === "--count") return sink();
   if (mode === "--flood") return flood(Number(words[0]));
   const wanted = mode === undefined ? [] : [mode, ...words];
   console.log(`node ${process.version}, ${cpus().length} × ${cpus()[0]?.model ?? "unknown CPU"}`);

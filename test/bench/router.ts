@@ -99,6 +99,15 @@ export function deviceAddress(index: number): string {
   return `10.70.${1 + (index >> 8)}.${index & 255}`;
 }
 
+export interface ConfigureOptions {
+  /** Of the broker; none is told of anything by default. */
+  readonly mqttPort?: number;
+  /** Emptied; default: in memory. */
+  readonly stateDirectory?: string;
+  /** UCI text that follows. */
+  readonly more?: string;
+}
+
 export class Daemons {
   readonly #children: ChildProcess[] = [];
   agent: ChildProcess | undefined;
@@ -110,13 +119,13 @@ export class Daemons {
     return ubus;
   }
 
-  /** @param mqttPort of the broker; none is told of anything by default. */
-  configure(backend: string, mqttPort?: number): void {
-    rmSync("/run/bench/state", { recursive: true, force: true });
+  configure(backend: string, options: ConfigureOptions = {}): void {
+    const { mqttPort, stateDirectory = "/run/bench/state", more = "" } = options;
+    rmSync(stateDirectory, { recursive: true, force: true });
     writeFileSync(
       configPath,
       `config gatehouse 'main'
-	option state_dir '/run/bench/state'
+	option state_dir '${stateDirectory}'
 	option run_dir '/run/bench/run'
 	option backend '${backend}'
 	option rpc_socket '${rpcPath}'
@@ -125,7 +134,7 @@ export class Daemons {
 config mqtt 'mqtt'
 	option enabled '${mqttPort === undefined ? 0 : 1}'
 	option port '${mqttPort ?? 1883}'
-`,
+${more}`,
     );
   }
 

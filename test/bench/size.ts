@@ -85,7 +85,7 @@ export async function measureSize(): Promise<void> {
   const costs: number[] = [];
   for (const port of [undefined, mqttPort]) {
     process.stderr.write(`  changes of nodes, ${port === undefined ? "nobody to tell" : "a broker"}\n`);
-    daemons.configure("auto", port);
+    daemons.configure("auto", { mqttPort: port });
     await daemons.startAgent(ubus);
     await waitForNodes(ubus, maxDevices);
     costs.push(await changeCost(daemons, ubus));

@@ -191,6 +191,26 @@ config segment 'again'
   }
 });
 
+test("loadConfig reads pins, with or without a MAC, and leaves out those of nobody", () => {
+  const { config, warnings } = loadConfig(`
+config pin 'gateway'
+	option device 'wan'
+	option address '192.0.2.1'
+	option mac '02:00:00:00:00:01'
+config pin 'nas'
+	option device 'br-lan'
+	option address '2001:DB8::1'
+config pin 'lost'
+	option device 'br-lan'
+`);
+  assert.equal(config.pins, [
+    { device: "wan", address: "192.0.2.1", mac: "02:00:00:00:00:01" },
+    { device: "br-lan", address: "2001:db8::1" },
+  ]);
+  assert.is(warnings.length, 1);
+  assert.match(warnings[0]!, "it has no device or no address");
+});
+
 test("loadConfig never throws and always fills every field", () => {
   const word = fc.oneof(
     fc.constantFrom(...sectionKinds.keys(), "port", "host", "family", "__proto__"),

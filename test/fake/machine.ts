@@ -11,7 +11,9 @@ import type {
   Cancel,
   DatagramHandlers,
   DatagramSocket,
+  Endpoint,
   FileStatus,
+  GatewaySocketOptions,
   Level,
   Listener,
   ListenOptions,
@@ -20,16 +22,32 @@ import type {
   MqttOptions,
   NetlinkOptions,
   PacketOptions,
+  PacketQueue,
   RunOptions,
   RunResult,
   Stream,
   StreamHandlers,
   System,
+  TcpListener,
+  TcpListenOptions,
+  TunOptions,
+  UdpHandlers,
+  UdpOptions,
+  UdpSocket,
   UnixHandlers,
   UnixOptions,
   UnixSocket,
+  WebHandler,
+  WebOptions,
+  WebReply,
+  WebRequest,
+  WebServer,
+  WorkerHandlers,
+  WorkerOptions,
   Writer,
 } from "../../src/system/system.ts";
+import { FakeInet } from "./inet.ts";
+import { FakeWorker } from "./thread.ts";
 import { FakeSocket, FakeSwitchboard } from "./wire.ts";
 
 /** How the disk behaves: "full" and "read-only" refuse writes, "broken" reads too. */
@@ -69,6 +87,8 @@ export class Machine implements System {
   readonly sockets: FakeSocket[] = [];
   /** MQTT sessions in the order of their opening. */
   readonly sessions: FakeMqtt[] = [];
+  /** Threads in the order of their start. */
+  readonly workers: FakeWorker[] = [];
   readonly self = { pid: 4242, uid: 0, residentBytes: () => 32 * 1024 * 1024 };
 
   #nowMs = 1_000;
@@ -81,6 +101,8 @@ export class Machine implements System {
   readonly #watches = new Set<{ readonly path: string; readonly changed: () => void }>();
   readonly #scripts: Script[] = [];
   readonly #switchboard = new FakeSwitchboard(() => ({ pid: this.self.pid, uid: this.self.uid, gid: 0 }));
+  readonly #inet = new FakeInet(this.#switchboard);
+  readonly #webs = new Map<string, WebHandler>();
 
   constructor(options: { readonly seed?: number } = {}) {
     this.#random = (options.seed ?? 1) | 0 || 1;
@@ -300,6 +322,10 @@ export class Machine implements System {
     this.#note(`log ${level} ${line}`);
   }
 
+  rawNow(): number {
+    return this.now();
+  }
+
   zoneOffsetMs(): number {
     return 0;
   }
@@ -340,6 +366,58 @@ export class Machine implements System {
       `unix ${options.type} ${options.bind ?? ""}${options.connect ? ` to ${options.connect}` : ""}`,
     );
     return socket;
+  }
+
+  udp(options: UdpOptions, handlers: UdpHandlers): UdpSocket {
+    this.#note(`udp ${options.address} ${options.port}`);
+    return this.#inet.udp(options, handlers);
+  }
+
+  tcpListen(options: TcpListenOptions): Promise<TcpListener> {
+    this.#note(`tcp listen ${options.address} ${options.port}`);
+    return this.#inet.tcpListen(options);
+  }
+
+  tcpConnect(to: Endpoint, handlers: StreamHandlers): Stream {
+    this.#note(`tcp connect ${to.address} ${to.port}`);
+    return this.#inet.tcpConnect(to, handlers);
+  }
+
+  async serve(options: WebOptions, handler: WebHandler): Promise<WebServer> {
+    const name = `${options.address} ${options.port}`;
+    if (this.#webs.has(name))
+      throw new Fault("conflict", `Cannot serve HTTP on ${name}: address already in use`);
+    this.#webs.set(name, handler);
+    return { port: options.port, close: async () => void this.#webs.delete(name) };
+  }
+
+  /** What whoever serves HTTP there replies. */
+  async request(
+    to: { readonly address: string; readonly port: number },
+    request: WebRequest,
+  ): Promise<WebReply> {
+    const handler = this.#webs.get(`${to.address} ${to.port}`);
+    if (!handler) throw new Fault("closed", "Cannot request: nobody listens there");
+    return handler(request);
+  }
+
+  queue(options: TunOptions | GatewaySocketOptions): PacketQueue {
+    const tun = options.kind === "tun";
+    const what = tun ? `tun ${options.name}` : `gateway socket ${options.address} ${options.port}`;
+    this.#note(`open ${what}`);
+    return {
+      name: tun ? options.name.replace("%d", "0") : "",
+      port: tun ? 0 : options.port,
+      joinsUdp: tun,
+      descriptor: 100 + this.#order++,
+      close: () => this.#note(`close ${what}`),
+    };
+  }
+
+  worker(options: WorkerOptions, handlers: WorkerHandlers): FakeWorker {
+    const worker = new FakeWorker(options, handlers, (text) => this.#note(text));
+    this.workers.push(worker);
+    return worker;
   }
 
   mqtt(options: MqttOptions, handlers: MqttHandlers): Mqtt {

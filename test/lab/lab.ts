@@ -1,7 +1,7 @@
 /**
  * The lab for people: a home network with the agent in its router, on one machine, until Ctrl-C.
  *
- *     npm run lab -- up [--name NAME] [--backend nft|ipset] [--no-agent] [--quiet]
+ *     npm run lab -- up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
  *     npm run lab -- exec [--name NAME] HOST COMMAND…
  *     npm run lab -- status
  *     npm run lab -- down [--name NAME]
@@ -24,8 +24,9 @@ import { enclose } from "./enclosure.ts";
 import { Lab, root, searchPath } from "./network.ts";
 import { type Frame, plain, redraw, renderHints, renderView, rowsOf, type Size, type View } from "./table.ts";
 import type { Backend } from "./topology.ts";
+import { addUplink, leaseUplinks } from "./uplinks.ts";
 
-const usage = `usage: lab up [--name NAME] [--backend nft|ipset] [--no-agent] [--quiet]
+const usage = `usage: lab up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
        lab exec [--name NAME] HOST COMMAND…
        lab status
        lab down [--name NAME]
@@ -37,6 +38,8 @@ interface UpOptions {
   readonly backend: Backend;
   readonly agent: boolean;
   readonly quiet: boolean;
+  /** A second uplink, and a leased routing table for each address of both. */
+  readonly uplinks: boolean;
 }
 
 /** What the process in the enclosure tells the one in the foreground. */
@@ -91,6 +94,7 @@ function up(args: readonly string[]): Promise<number> {
       agent: { type: "boolean", default: true },
       "no-agent": { type: "boolean", default: false },
       quiet: { type: "boolean", default: false },
+      uplinks: { type: "boolean", default: false },
     },
   });
   if (!["auto", "nft", "ipset"].includes(values.backend))
@@ -111,6 +115,7 @@ function up(args: readonly string[]): Promise<number> {
     backend: values.backend as Backend,
     agent,
     quiet: values.quiet,
+    uplinks: values.uplinks,
   };
   const [program, ...rest] = enclose([process.execPath, __filename, "inside", JSON.stringify(options)]);
   // Away from the terminal's signals: they come here, and the enclosure is told.
@@ -154,6 +159,10 @@ async function inside(text: string): Promise<never> {
   const print = (line: string) => process.stdout.write(`${line}\n`);
   if (!options.quiet) print(`gatehouse lab ${options.name}: building the network`);
   const lab = await Lab.up({ backend: options.backend, agent: options.agent });
+  if (options.uplinks) {
+    await addUplink(lab);
+    if (options.agent) await leaseUplinks(lab);
+  }
   for (const [host, plan] of Object.entries(habits)) lab.peer(host, ["traffic", ...plan]);
   process.send!({ hosts: lab.hosts } satisfies UpMessage);
   print(`gatehouse lab ${options.name} is up: ${lab.hosts.join(", ")}; Ctrl-C ends it`);

@@ -3,10 +3,11 @@
  * kill -9, gone with the address; the old client's command line; who answers at an address.
  */
 
+import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { eventually } from "../lab/children.ts";
-import { Lab } from "../lab/network.ts";
+import { Lab, root } from "../lab/network.ts";
 import { router } from "../lab/topology.ts";
 
 const rulesOf = async (lab: Lab, family: "-4" | "-6") =>
@@ -72,6 +73,36 @@ test("gatehouse lease in a DHCP hook prints the same table at once, however ofte
     const refused = await lab.exec("router", ["gatehouse", "lease", "-4", "-i", "wan"]);
     assert.is(refused.status, 1);
     assert.is(refused.stdout, "");
+  } finally {
+    await lab.close();
+  }
+});
+
+test("a name of the old socket that somebody squats is said, and taken as soon as it is free", async () => {
+  const lab = await Lab.up();
+  try {
+    await lab.agent.stop();
+    const script = `
+      const module = { exports: {} };
+      process.dlopen(module, process.argv[1]);
+      const { open, bind } = module.exports;
+      const name = new Uint8Array(110);
+      name[0] = 1;
+      name.set(new TextEncoder().encode("tas_socket"), 3);
+      if (bind(open(1, 2, 0), name) === 0) console.log("squats");
+      setInterval(() => {}, 1e9);`;
+    const squatter = lab.spawn("router", [process.execPath, "-e", script, join(root, "dist/netio.node")], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await new Promise((resolve) => squatter.stdout!.once("data", resolve));
+    await lab.agent.start();
+    await eventually("a word about it", () => lab.agent.log.includes("another program has the name"));
+    squatter.kill("SIGKILL");
+    await eventually("the socket", () => lab.agent.log.includes("tas_socket is ours now"));
+    const { tables } = (await lab.call("gatehouse", "status")) as {
+      tables: { socket: { granted?: number } };
+    };
+    assert.is(tables.socket.granted, 0);
   } finally {
     await lab.close();
   }

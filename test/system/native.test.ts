@@ -45,6 +45,8 @@ const signatures: Readonly<Record<keyof Netio, readonly Kind[]>> = {
   connect: ["handle", "bytes"],
   listen: ["handle", "number"],
   accept: ["handle"],
+  filter: ["handle", "bytes"],
+  clock: ["number"],
   option: ["handle", "number", "number", "number"],
   address: ["handle", "bytes"],
   peer: ["handle", "numbers"],
@@ -52,6 +54,10 @@ const signatures: Readonly<Record<keyof Netio, readonly Kind[]>> = {
   close: ["handle"],
   receive: ["handle", "bytes", "number", "bytes", "numbers"],
   send: ["handle", "bytes", "bytes", "numbers", "number"],
+  errors: ["handle", "bytes", "number", "bytes", "numbers"],
+  event: [],
+  descriptor: ["handle"],
+  adopt: ["number"],
   onReady: ["function"],
   watch: ["handle", "number"],
   wait: ["numbers", "number"],
@@ -108,6 +114,7 @@ test("every function refuses every argument of a wrong type", () => {
         );
       }
     }
+    if (kinds.length === 0) continue;
     assert.throws(
       () =>
         invoke(
@@ -232,6 +239,10 @@ test("buffers that are too short, detached or pointed past are refused", () => {
       "send from a detached buffer",
       () => netio.send(handle, gone, names, Int32Array.from([0, 1, 0, 0, 0, 0, 0, 0]), 1),
     ],
+    ["errors, stride above the arena", () => netio.errors(handle, arena, 101, names, rows)],
+    ["errors, names too short", () => netio.errors(handle, arena, 100, names.subarray(1), rows)],
+    ["errors, rows too short", () => netio.errors(handle, arena, 100, names, rows.subarray(1))],
+    ["errors into a detached buffer", () => netio.errors(handle, gone, 1, names, rows)],
     ["address, short", () => netio.address(handle, names.subarray(1))],
     ["address, detached", () => netio.address(handle, gone)],
     ["bind, empty", () => netio.bind(handle, new Uint8Array(0))],
@@ -270,6 +281,8 @@ test("what the kernel refuses is a negative errno", () => {
   assert.is(netio.peerOf(123_456, new Int32Array(3)), -9);
   assert.is(netio.peerOf(0, new Int32Array(3)), -88);
   assert.is(netio.open(AF.netlink, SOCK.raw, 31), -93);
+  assert.is(netio.adopt(123_456), -9);
+  assert.is(netio.errors(handle, new Uint8Array(10), 10, new Uint8Array(nameLength), new Int32Array(8)), -11);
   netio.close(handle);
 });
 
@@ -312,8 +325,8 @@ test("thousands of random calls leave the process alive, with its descriptors", 
     function: fc.constant(() => {}),
   };
   const calls = (Object.entries(signatures) as [keyof Netio, readonly Kind[]][]).filter(
-    // Its callback is for good.
-    ([verb]) => verb !== "onReady",
+    // The callback of one is for good; the other takes whatever descriptor of the process a number means.
+    ([verb]) => verb !== "onReady" && verb !== "adopt",
   );
   const any = fc.oneof(
     ...calls.map(([verb, kinds]) =>
@@ -332,7 +345,7 @@ test("thousands of random calls leave the process alive, with its descriptors", 
       const answer = invoke(verb, given) as number;
       assert.type(answer, "number");
       answers++;
-      if ((verb === "open" || verb === "tun" || verb === "accept") && answer >= 0) opened.push(answer);
+      if (["open", "tun", "accept", "event"].includes(verb) && answer >= 0) opened.push(answer);
     } catch (error) {
       assert.ok(error instanceof TypeError || error instanceof RangeError, String(error));
       refusals++;

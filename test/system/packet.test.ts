@@ -118,4 +118,48 @@ test("an interface that is gone ends the socket", async () => {
   );
 });
 
+test("packet with only: the kernel hands over frames with these bytes in these places, and no others", async () => {
+  ip("link add here type veth peer name there");
+  for (const name of ["here", "there"]) ip(`link set ${name} up`);
+  const frames: Uint8Array[] = [];
+  const only = [
+    { offset: 14, values: [1, 3] },
+    { offset: 15, values: [9] },
+  ];
+  const handlers = { onMessage() {}, onOverrun() {}, onClose() {} };
+  const socket = system.packet(
+    { ifindex: indexOf("here"), protocol: 0x88b5, only },
+    { ...handlers, onMessage: (bytes) => frames.push(bytes.slice()) },
+  );
+  const sender = system.packet({ ifindex: indexOf("there"), protocol: 0x88b5 }, handlers);
+  const send = (bytes: readonly number[]) =>
+    sender.send(Uint8Array.from([...macOf("here"), ...macOf("there"), 0x88, 0xb5, ...bytes]));
+  for (const bytes of [[1, 8, 1], [2, 9, 2], [1], [], [3, 9, 3], [1, 9, 4]]) send(bytes);
+  await until(() => frames.length >= 2, "the two that pass");
+  assert.equal(
+    frames.map((frame) => frame[16]),
+    [3, 4],
+  );
+  socket.close();
+  sender.close();
+  for (const wrong of [
+    [{ offset: -1, values: [1] }],
+    [{ offset: 1, values: [] }],
+    [{ offset: 1, values: [256] }],
+    Array.from({ length: 40 }, () => ({ offset: 1, values: [1] })),
+  ]) {
+    assert.throws(
+      () => system.packet({ ifindex: indexOf("here"), protocol: 3, only: wrong }, handlers),
+      (thrown: Error) => thrown instanceof RangeError,
+    );
+  }
+});
+
+test("rawNow counts milliseconds of a clock that only goes forward", () => {
+  const [one, other] = [system.rawNow(), system.rawNow()];
+  assert.ok(other >= one && other - one < 60_000);
+  const upMs = Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]) * 1_000;
+  assert.ok(one > 0 && one < upMs * 1.1 + 60_000);
+});
+
 test.run();

@@ -118,6 +118,16 @@ test("a lease that ends takes the table away from netifd, then removes what it l
   assert.equal(order, ['uci delete wan "ip4table"', "uci commit", "network reload", "flush 10000"]);
 });
 
+test("a table that somebody has given the interface since is not taken away with our lease", async () => {
+  const { tables, fake } = router();
+  await tables.request(key("wan"), netifd);
+  fake.config.get("wan")!.set("ip4table", "777");
+  fake.calls.length = 0;
+  await tables.release(() => tables.get(key("wan")), "root");
+  assert.equal(fake.calls, []);
+  assert.is(fake.config.get("wan")!.get("ip4table"), "777");
+});
+
 test("while netifd cannot be told, nothing is granted, and a released table waits", async () => {
   const { tables, kernel, fake, wait } = router();
   await tables.request(key("wan"), netifd);

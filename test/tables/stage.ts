@@ -1,9 +1,10 @@
 /** Tables over a kernel and a disk in memory, each under the test's control. */
 
+import type { FamilyTable, SteerChange, SteerPlan, SteerRule } from "../../src/kernel/kernel.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { Json } from "../../src/lib/json.ts";
 import { parseRecords } from "../../src/tables/record.ts";
-import type { FamilyTable, Rule, SteeringPlan, Steers } from "../../src/tables/steering.ts";
+import type { Steers } from "../../src/tables/steering.ts";
 import {
   type NewsKind,
   type SavedRecords,
@@ -15,23 +16,40 @@ import {
 
 /** What the kernel would have. */
 export class FakeKernel implements Steers {
-  plan: SteeringPlan = { rules: [], routes: [] };
+  /** What is there of what was wanted. */
+  plan: SteerPlan = { rules: [], routes: [] };
+  #wanted: SteerPlan = { rules: [], routes: [] };
   readonly foreign = { 4: new Set<number>(), 6: new Set<number>() };
   readonly flushed: FamilyTable[] = [];
   applied = 0;
+  /** Rules and routes that changes brought or took. */
+  amended = 0;
   looked = 0;
   /** Tables whose rules are refused. */
   readonly refuses = new Set<number>();
   broken: Fault | undefined;
 
-  async apply(plan: SteeringPlan): ReturnType<Steers["apply"]> {
+  async apply(plan: SteerPlan): ReturnType<Steers["apply"]> {
     await undefined;
     this.applied++;
     if (this.broken) throw this.broken;
+    this.#wanted = plan;
     const isRefused = ({ table }: FamilyTable) => this.refuses.has(table);
     this.plan = { ...plan, rules: plan.rules.filter((rule) => !isRefused(rule)) };
     const fault = new Fault("kernel", "Cannot steer: refused");
     return plan.rules.filter(isRefused).map((what) => ({ what, fault }));
+  }
+
+  async amend({ drop, add }: SteerChange): ReturnType<Steers["apply"]> {
+    const stays = <Each>(all: readonly Each[], gone: readonly Each[]) => {
+      const texts = new Set(gone.map((each) => JSON.stringify(each)));
+      return all.filter((each) => !texts.has(JSON.stringify(each)));
+    };
+    this.amended += [drop.rules, drop.routes, add.rules, add.routes].flat().length;
+    return this.apply({
+      rules: [...stays(this.#wanted.rules, drop.rules), ...add.rules],
+      routes: [...stays(this.#wanted.routes, drop.routes), ...add.routes],
+    });
   }
 
   async tables() {
@@ -54,7 +72,7 @@ export class FakeKernel implements Steers {
   }
 }
 
-export function ruleLine({ priority, from, to, incoming, table }: Rule): string {
+export function ruleLine({ priority, from, to, incoming, table }: SteerRule): string {
   const what = from ? `from ${from}` : to ? `to ${to}` : `iif ${incoming}`;
   return `${priority} ${what} lookup ${table}`;
 }

@@ -391,6 +391,41 @@ test("a rule that the kernel refuses refuses its own lease alone", async () => {
   assert.match(s.tables.missing(s.tables.get(at(5))!)!, /refused/);
 });
 
+test("a lease whose rules were refused is not answered as if it had them, until the kernel takes them", async () => {
+  const s = stage();
+  const wished = { steer: "rules", prefixLength: 24 } as const;
+  assert.is(await table(s, at(1)), 10_000);
+  s.kernel.refuses.add(10_000);
+  for (let time = 0; time < 2; time++) await refused("kernel", table(s, at(1), wished));
+  s.kernel.refuses.clear();
+  assert.is(await table(s, at(1), wished), 10_000);
+  assert.is(s.tables.missing(s.tables.get(at(1))!), undefined);
+  assert.is(s.kernel.lines.length, 3);
+});
+
+test("what the kernel is told of a request does not grow with what is held, nor when nothing of it changed", async () => {
+  const s = stage({ count: 1_000, maxPerOwner: 1_000 });
+  const told: number[] = [];
+  for (let index = 0; index < 600; index++) {
+    const before = s.kernel.amended;
+    await table(s, key(`198.51.${index >> 8}.${index & 255}`), {
+      steer: "rules",
+      prefixLength: 24,
+      owner: "root",
+    });
+    told.push(s.kernel.amended - before);
+  }
+  // The first is told whole.
+  assert.equal(new Set(told.slice(1)), new Set([3]));
+  const [applied, amended] = [s.kernel.applied, s.kernel.amended];
+  await table(s, key("198.51.0.7"), { steer: "rules", prefixLength: 24, owner: "root" });
+  s.tables.replan();
+  await s.tables.settled();
+  assert.equal([s.kernel.applied, s.kernel.amended], [applied, amended]);
+  await s.tables.release(() => s.tables.get(key("198.51.0.7")), "root");
+  assert.is(s.kernel.amended, amended + 3);
+});
+
 test("a kernel that cannot be told grants nothing, and what failed is tried again", async () => {
   const s = stage();
   await table(s, at(1), { steer: "rules", prefixLength: 24 });

@@ -6,6 +6,8 @@
 #include "netio.h"
 #include "segment.h"
 #include <errno.h>
+#include <linux/errqueue.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -171,6 +173,62 @@ napi_value netio_send(napi_env env, napi_callback_info info) {
   }
   if (slot->stream) return outcome(env, write_packets(slot->fd, &batch, (int)count));
   return outcome(env, sendmmsg(slot->fd, batch.messages, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+/*
+ * errors(handle, arena, stride, names, rows) → count
+ * What the network said of messages sent (IP_RECVERR, IPV6_RECVERR): message n as far as it was quoted goes to arena
+ * at n × stride, whom it was meant for to names at n × 128. Row n: offset, length, errno, who says so
+ * (SO_EE_ORIGIN_…), length of the name, ICMP type, ICMP code, the path's MTU.
+ */
+napi_value netio_errors(napi_env env, napi_callback_info info) {
+  struct call call;
+  struct slot *slot;
+  int64_t handle, stride;
+  uint8_t *arena, *names;
+  int32_t *rows;
+  size_t size, names_size, rows_size;
+  if (!begin(env, info, 5, &call) || !descriptor(&call, 0, &slot, &handle) || !bytes(&call, 1, &arena, &size) ||
+      !integer(&call, 2, 1, 1 << 24, &stride) || !bytes(&call, 3, &names, &names_size) ||
+      !numbers(&call, 4, &rows, &rows_size))
+    return NULL;
+  size_t count = size / (size_t)stride;
+  if (count > rows_size / ROW) count = rows_size / ROW;
+  if (count > names_size / NAME_BYTES) count = names_size / NAME_BYTES;
+  if (count > BATCH) count = BATCH;
+  if (count == 0) {
+    throw_range(env, "Cannot receive errors: no room for one message");
+    return NULL;
+  }
+  size_t done = 0;
+  for (; done < count; done++) {
+    _Alignas(struct cmsghdr) uint8_t control[512];
+    struct iovec piece = {.iov_base = arena + done * (size_t)stride, .iov_len = (size_t)stride};
+    struct msghdr header = {.msg_iov = &piece, .msg_iovlen = 1, .msg_name = names + done * NAME_BYTES,
+                            .msg_namelen = NAME_BYTES, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t got = recvmsg(slot->fd, &header, MSG_ERRQUEUE | MSG_DONTWAIT);
+    if (got < 0) {
+      if (done > 0) break;
+      return outcome(env, -1);
+    }
+    int32_t row[ROW] = {(int32_t)(done * (size_t)stride), (int32_t)got, 0, 0,
+                        header.msg_namelen < NAME_BYTES ? (int32_t)header.msg_namelen : NAME_BYTES, 0, 0, 0};
+    /* The socket asks for nothing else, so the first is the only one. */
+    const struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+    bool four = item != NULL && item->cmsg_level == IPPROTO_IP && item->cmsg_type == IP_RECVERR;
+    bool six = item != NULL && item->cmsg_level == IPPROTO_IPV6 && item->cmsg_type == IPV6_RECVERR;
+    struct sock_extended_err error;
+    if ((four || six) && item->cmsg_len >= CMSG_LEN(sizeof error)) {
+      memcpy(&error, CMSG_DATA(item), sizeof error);
+      row[2] = (int32_t)error.ee_errno;
+      row[3] = error.ee_origin;
+      row[5] = error.ee_type;
+      row[6] = error.ee_code;
+      row[7] = (int32_t)error.ee_info;
+    }
+    memcpy(rows + done * ROW, row, sizeof row);
+  }
+  return number(env, (int64_t)done);
 }
 
 /* Super-packets; see segment.h. */

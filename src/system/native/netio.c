@@ -18,13 +18,19 @@
 #include "netio.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
+
+#define MOST_INSTRUCTIONS 64
 
 /* Gives a descriptor a handle; closes it and answers -EMFILE if the table is full. */
 static int64_t keep(struct netio *netio, int fd, bool stream) {
@@ -144,6 +150,59 @@ static napi_value netio_option(napi_env env, napi_callback_info info) {
   return outcome(env, setsockopt(slot->fd, (int)level, (int)name, &setting, sizeof setting));
 }
 
+/* filter(handle, program) → 0; only what the program lets pass arrives from now on: instructions of classic BPF, 8
+   bytes each in the order of the machine, which the kernel checks */
+static napi_value netio_filter(napi_env env, napi_callback_info info) {
+  struct call call;
+  struct slot *slot;
+  int64_t handle;
+  uint8_t *program;
+  size_t length;
+  if (!begin(env, info, 2, &call) || !descriptor(&call, 0, &slot, &handle) || !bytes(&call, 1, &program, &length))
+    return NULL;
+  struct sock_filter instructions[MOST_INSTRUCTIONS];
+  if (length == 0 || length % sizeof *instructions != 0 || length > sizeof instructions) {
+    throw_range(env, "Cannot filter: a program takes 1 to 64 instructions");
+    return NULL;
+  }
+  memcpy(instructions, program, length);
+  struct sock_fprog given = {.len = (unsigned short)(length / sizeof *instructions), .filter = instructions};
+  return outcome(env, setsockopt(slot->fd, SOL_SOCKET, SO_ATTACH_FILTER, &given, sizeof given));
+}
+
+/* group(handle, ifindex, address) → 0; joins a multicast group on an interface, until the socket is closed */
+static napi_value netio_group(napi_env env, napi_callback_info info) {
+  struct call call;
+  struct slot *slot;
+  int64_t handle, ifindex;
+  uint8_t *name;
+  size_t length;
+  if (!begin(env, info, 3, &call) || !descriptor(&call, 0, &slot, &handle) ||
+      !integer(&call, 1, 1, INT32_MAX, &ifindex) || !bytes(&call, 2, &name, &length))
+    return NULL;
+  struct group_req request;
+  memset(&request, 0, sizeof request);
+  if (length != sizeof(struct sockaddr_in) && length != sizeof(struct sockaddr_in6)) {
+    throw_range(env, "Cannot join group: an address takes 16 or 28 bytes");
+    return NULL;
+  }
+  memcpy(&request.gr_group, name, length);
+  request.gr_interface = (uint32_t)ifindex;
+  /* The kernel checks that the family in the address is that of the level. */
+  int level = length == sizeof(struct sockaddr_in) ? IPPROTO_IP : IPPROTO_IPV6;
+  return outcome(env, setsockopt(slot->fd, level, MCAST_JOIN_GROUP, &request, sizeof request));
+}
+
+/* clock(id) → microseconds of a clock of clock_gettime(2) */
+static napi_value netio_clock(napi_env env, napi_callback_info info) {
+  struct call call;
+  int64_t id;
+  struct timespec now;
+  if (!begin(env, info, 1, &call) || !integer(&call, 0, 0, 11, &id)) return NULL;
+  if (clock_gettime((clockid_t)id, &now) < 0) return outcome(env, -1);
+  return number(env, (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+}
+
 /* address(handle, into) → length of the socket's own address; into has 128 bytes */
 static napi_value netio_address(napi_env env, napi_callback_info info) {
   struct call call;
@@ -203,6 +262,35 @@ static napi_value netio_peer_of(napi_env env, napi_callback_info info) {
   return number(env, credentials((int)fd, into));
 }
 
+/* event() → handle of a new eventfd: eight bytes sent to it make it readable until they are received */
+static napi_value netio_event(napi_env env, napi_callback_info info) {
+  struct call call;
+  if (!begin(env, info, 0, &call)) return NULL;
+  int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  return fd < 0 ? outcome(env, fd) : number(env, keep(call.netio, fd, true));
+}
+
+/* descriptor(handle) → the number under which another environment of this process can adopt it while it is open */
+static napi_value netio_descriptor(napi_env env, napi_callback_info info) {
+  struct call call;
+  struct slot *slot;
+  int64_t handle;
+  if (!begin(env, info, 1, &call) || !descriptor(&call, 0, &slot, &handle)) return NULL;
+  return number(env, slot->fd);
+}
+
+/* adopt(fd) → handle of a descriptor of our own for what another environment has open */
+static napi_value netio_adopt(napi_env env, napi_callback_info info) {
+  struct call call;
+  int64_t given;
+  if (!begin(env, info, 1, &call) || !integer(&call, 0, 0, INT32_MAX, &given)) return NULL;
+  int type;
+  socklen_t size = sizeof type;
+  int fd = fcntl((int)given, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) return outcome(env, fd);
+  return number(env, keep(call.netio, fd, getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0));
+}
+
 static void free_netio(napi_env env, void *data, void *hint) {
   (void)env;
   (void)hint;
@@ -219,6 +307,9 @@ NAPI_MODULE_INIT() {
       {"peer", netio_peer},       {"peerOf", netio_peer_of},  {"close", netio_close},   {"receive", netio_receive},
       {"send", netio_send},       {"onReady", netio_on_ready}, {"watch", netio_watch},   {"wait", netio_wait},
       {"checksum", netio_checksum}, {"split", netio_split},     {"join", netio_join},
+      {"event", netio_event},     {"descriptor", netio_descriptor}, {"adopt", netio_adopt},
+      {"errors", netio_errors},   {"filter", netio_filter},   {"clock", netio_clock},
+      {"group", netio_group},
   };
   struct netio *netio = calloc(1, sizeof *netio);
   if (netio == NULL || napi_set_instance_data(env, netio, free_netio, NULL) != napi_ok) {

@@ -71,6 +71,7 @@ napi_value outcome(napi_env env, int64_t result);
 /* batch.c */
 napi_value netio_receive(napi_env env, napi_callback_info info);
 napi_value netio_send(napi_env env, napi_callback_info info);
+napi_value netio_errors(napi_env env, napi_callback_info info);
 napi_value netio_checksum(napi_env env, napi_callback_info info);
 napi_value netio_split(napi_env env, napi_callback_info info);
 napi_value netio_join(napi_env env, napi_callback_info info);

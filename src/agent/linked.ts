@@ -1,0 +1,143 @@
+/**
+ * The rooms that follow the machine's links: tables, neighbours, isolation and IPREF. What the senses tell of
+ * interfaces, addresses, neighbours, routes, leases and traffic goes to those that want it.
+ *
+ * Each is opened by itself: one that cannot be is said, and the others run.
+ */
+
+import type { Config } from "../config/config.ts";
+import type { DefaultRoute, Delta, InterfaceAddress, Kernel, Link, Neighbour } from "../kernel/kernel.ts";
+import { messageOf } from "../lib/fault.ts";
+import type { JsonObject } from "../lib/json.ts";
+import type { System } from "../system/system.ts";
+import type { Methods } from "../ubus/methods.ts";
+import type { Ubus } from "../ubus/ubus.ts";
+import { Gateway, iprefObject } from "./gateway.ts";
+import { Isolating, isolationObject, type LeaseSeen } from "./isolating.ts";
+import { Leasing, tablesObject } from "./leasing.ts";
+import { neighboursObject, Resolving, type ResolvingOptions } from "./resolving.ts";
+
+export interface LinkedParts {
+  readonly kernel: Kernel;
+  readonly ubus: Ubus;
+  readonly resolving: Pick<ResolvingOptions, "nodes" | "tell">;
+}
+
+export class LinkedRooms {
+  readonly #system: System;
+  #isolating: Isolating | undefined;
+  #leasing: Leasing | undefined;
+  #resolving: Resolving | undefined;
+  #gateway: Gateway | undefined;
+
+  private constructor(system: System) {
+    this.#system = system;
+  }
+
+  /** Opens what is wanted. Never fails. */
+  static async open(system: System, config: Config, parts: LinkedParts): Promise<LinkedRooms> {
+    const rooms = new LinkedRooms(system);
+    const { kernel, ubus, resolving } = parts;
+    const { lanDevice: lanDevices, wanDevice: wanDevices, stateDir } = config.main;
+    await rooms.#try(async () => {
+      if (config.isolation.enabled) rooms.#isolating = await Isolating.open(system, config, kernel);
+      else await clearIsolation(system, kernel, stateDir);
+    });
+    await rooms.#try(async () => {
+      rooms.#leasing = await Leasing.open(system, config, ubus);
+    });
+    await rooms.#try(async () => {
+      rooms.#resolving = new Resolving(system, ubus, {
+        ...resolving,
+        lanDevices,
+        wanDevices,
+        pins: config.pins,
+      });
+    });
+    await rooms.#try(async () => {
+      if (config.ipref.enabled) rooms.#gateway = await Gateway.open(system, config);
+    });
+    return rooms;
+  }
+
+  /** What of them is on the bus. */
+  get objects(): Readonly<Record<string, Methods>> {
+    return {
+      ...(this.#leasing && { [tablesObject]: this.#leasing.methods }),
+      ...(this.#resolving && { [neighboursObject]: this.#resolving.methods }),
+      ...(this.#isolating && { [isolationObject]: this.#isolating.methods }),
+      ...(this.#gateway && { [iprefObject]: this.#gateway.methods }),
+    };
+  }
+
+  get status(): JsonObject {
+    return {
+      tables: this.#leasing?.status ?? {},
+      neighbours: { ...this.#resolving?.status } as JsonObject,
+      isolation: this.#isolating?.status ?? {},
+      ipref: this.#gateway?.status ?? {},
+    };
+  }
+
+  /** All links and addresses that are there have been told. */
+  async begin(): Promise<void> {
+    this.#leasing?.begin();
+    await this.#isolating?.begin();
+    await this.#gateway?.begin();
+  }
+
+  link(link: Link, isThere: boolean): void {
+    this.#resolving?.link(link, isThere);
+    this.#leasing?.link(link, isThere);
+    this.#isolating?.link(link, isThere);
+  }
+
+  address(address: InterfaceAddress, isThere: boolean): void {
+    this.#resolving?.address(address, isThere);
+    this.#leasing?.address(address, isThere);
+    this.#isolating?.address(address, isThere);
+    this.#gateway?.address(address, isThere);
+  }
+
+  neighbour(neighbour: Neighbour, isThere: boolean): void {
+    this.#resolving?.neighbour(neighbour, isThere);
+    this.#isolating?.neighbour(neighbour, isThere);
+  }
+
+  routes(routes: readonly DefaultRoute[]): void {
+    this.#leasing?.routes(routes);
+  }
+
+  leases(leases: readonly LeaseSeen[]): void {
+    this.#isolating?.leases(leases);
+  }
+
+  traffic(deltas: readonly Delta[]): void {
+    this.#isolating?.traffic(deltas);
+  }
+
+  tick(): void {
+    this.#leasing?.tick();
+    this.#isolating?.tick();
+  }
+
+  /** What the kernel enforces stays in force. */
+  async close(): Promise<void> {
+    this.#resolving?.close();
+    await Promise.all([this.#leasing?.close(), this.#isolating?.close(), this.#gateway?.close()]);
+  }
+
+  async #try(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (thrown) {
+      this.#system.log("error", messageOf(thrown));
+    }
+  }
+}
+
+/** Nobody is isolated any more: rules of an earlier life go, where there were any. */
+async function clearIsolation(system: System, kernel: Kernel, stateDir: string): Promise<void> {
+  const names = await system.list(stateDir);
+  if (names.some((name) => /^isolation\.(?!json)/.test(name))) await kernel.clear("isolation");
+}
