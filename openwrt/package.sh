@@ -8,7 +8,8 @@
 # and scripts are left in dist/apk, with the command in dist/apk/make.sh.
 #
 # An .ipk is a gzipped tar of debian-binary, data.tar.gz and control.tar.gz. Names are sorted, owners and times
-# fixed, so that the same input gives the same bytes. ARCH is OpenWrt's name of the CPU the addon was built for.
+# fixed, so that the same input gives the same bytes. ARCH is OpenWrt's name of the CPU that the addon, NETIO, was
+# built for.
 
 # Texts of scripts are not to be expanded here.
 # shellcheck disable=SC2016
@@ -16,11 +17,30 @@ set -eu
 cd "$(dirname "$0")/.."
 
 version="$(node -p 'require("./package.json").version')-r1"
-arch="${ARCH:-$(uname -m)}"
+netio="${NETIO:-dist/netio.node}"
+arch="${ARCH:-}"
+if [ -z "$arch" ]; then
+	case "$(uname -m)" in
+	aarch64) arch=aarch64_generic ;;
+	armv7l) arch=arm_cortex-a7_neon-vfpv4 ;;
+	*) arch="$(uname -m)" ;;
+	esac
+fi
 licence=GPL-2.0-or-later
+maintainer="$(sed -n 's/^PKG_MAINTAINER:=//p' openwrt/gatehouse/Makefile)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 umask 022
+
+# A package must not promise a processor that its addon is not for: the machine in the ELF header, little-endian.
+machine="$(od -An -tu2 --endian=little -j18 -N2 "$netio" | tr -d ' ')"
+case "$arch:$machine" in
+aarch64_*:183 | arm_*:40 | x86_64:62 | i386_*:3) ;;
+*)
+	echo "Cannot pack for $arch: $netio is for another processor (ELF machine $machine)" >&2
+	exit 1
+	;;
+esac
 
 # What of files/ is LuCI's, and who says so to the user.
 luci_parts="www usr/share/luci usr/share/rpcd"
@@ -36,7 +56,7 @@ gatehouse_tree() { # gatehouse_tree FOLDER
 	mkdir -p "$1/usr/sbin" "$1/usr/lib/gatehouse"
 	cp -R files/. "$1/"
 	for part in $luci_parts; do rm -rf "${1:?}/$part"; done
-	cp dist/gatehouse dist/netio.node "$1/usr/lib/gatehouse/"
+	cp dist/gatehouse "$netio" "$1/usr/lib/gatehouse/"
 	ln -s ../lib/gatehouse/gatehouse "$1/usr/sbin/gatehouse"
 }
 
@@ -105,6 +125,7 @@ ipk() {
 		printf 'Package: %s\nVersion: %s\nDepends: %s\nSource: feeds/gatehouse/%s\nSourceName: %s\n' "$1" "$version" "$3" "$1" "$1"
 		printf 'License: %s\nSection: %s\n' "$licence" "$4"
 		[ -z "$8" ] || printf 'Require-User: %s\n' "$8"
+		printf 'Maintainer: %s\n' "$maintainer"
 		printf 'Architecture: %s\nInstalled-Size: %s\nDescription:  %s\n' "$2" "$(sizes "$work/$1")" "$5"
 	} > "$control/control"
 	[ ! -e "$work/$1/etc/config/gatehouse" ] || echo /etc/config/gatehouse > "$control/conffiles"
@@ -149,7 +170,7 @@ $5"
 	cat >> dist/apk/make.sh <<-MAKE
 
 		"\$apk" mkpkg --info name:$1 --info version:$version --info "description:$4" --info arch:$2 \\
-			--info license:$licence --info origin:feeds/gatehouse/$1 --info "depends:$(echo "$3" | sed 's/,//g')" \\
+			--info license:$licence --info "maintainer:$maintainer" --info origin:feeds/gatehouse/$1 --info "depends:$(echo "$3" | sed 's/,//g')" \\
 			--script post-install:$1/post-install --script post-upgrade:$1/post-upgrade \\
 			--script pre-deinstall:$1/pre-deinstall --files $1/root --output ../$1-$version.apk
 	MAKE

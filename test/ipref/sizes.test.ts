@@ -44,4 +44,42 @@ test("UDP of every size comes back as it went, fragments too", async () => {
   }
 });
 
+test("every small packet of a burst that a gateway took arrives", async () => {
+  await between({}, async ({ homes, parents }) => {
+    await homes.must("mine-laptop", ["ping", "-c", "1", "-W", "5", encoded[4]]);
+    const sink = `
+      let count = 0; let timer;
+      const socket = require("node:dgram").createSocket({ type: "udp4", recvBufferSize: 200_000 });
+      socket.on("message", () => { count++; clearTimeout(timer); timer = setTimeout(() => { console.log(count); process.exit(); }, 1000); });
+      socket.bind(7007, () => console.log("ready"));`;
+    const receiver = homes.spawn("parents-laptop", node(sink), { stdio: ["ignore", "pipe", "inherit"] });
+    let told = "";
+    receiver.stdout!.on("data", (chunk) => (told += chunk));
+    const over = new Promise((resolve) => receiver.on("close", resolve));
+    while (!told.includes("ready")) await new Promise((resolve) => setTimeout(resolve, 5));
+    const before = (await parents.counts()).counts.inPackets!;
+    // In bursts that a receive buffer has room for.
+    const source = `
+      const socket = require("node:dgram").createSocket("udp4");
+      let burst = 0;
+      const more = () => {
+        if (burst++ === 40) return void setTimeout(() => process.exit(), 100);
+        for (let index = 0; index < 100; index++) socket.send(Buffer.alloc(32), 7007, "${encoded[4]}");
+        setTimeout(more, 20);
+      };
+      more();`;
+    await homes.must("mine-laptop", node(source), { limitMs: 60_000 });
+    await over;
+    const taken = (await parents.counts()).counts.inPackets! - before;
+    const { counts } = await parents.counts();
+    const arrived = Number(told.split("\n")[1]);
+    const udp = (await homes.must("parents-laptop", ["cat", "/proc/net/snmp"]))
+      .split("\n")
+      .filter((line) => line.startsWith("Udp:"));
+    const lostAtSocket = Number(udp[1]!.split(" ")[udp[0]!.split(" ").indexOf("RcvbufErrors")]);
+    assert.is(arrived + lostAtSocket, taken, JSON.stringify(counts));
+    assert.ok(taken > 3_000, `${taken} taken`);
+  });
+});
+
 if (!runGateway()) test.run();

@@ -2,6 +2,7 @@
  * The lab for people: a home network with the agent in its router, on one machine, until Ctrl-C.
  *
  *     npm run lab -- up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
+ *     npm run lab -- up --ipref [--name NAME] [--no-agent] [--quiet]
  *     npm run lab -- exec [--name NAME] HOST COMMAND…
  *     npm run lab -- status
  *     npm run lab -- down [--name NAME]
@@ -19,14 +20,17 @@ import { isatty } from "node:tty";
 import { parseArgs } from "node:util";
 import { messageOf } from "../../src/lib/fault.ts";
 import { eventually, statusOf } from "./children.ts";
+import { servePages } from "../web/serve.ts";
 import { Claim, checkName, childrenOf, isAlive, processOf, type RunningLab, runningLabs } from "./claim.ts";
 import { enclose } from "./enclosure.ts";
+import { Neighbourhood, renderTrials } from "./neighbourhood.ts";
 import { Lab, root, searchPath } from "./network.ts";
 import { type Frame, plain, redraw, renderHints, renderView, rowsOf, type Size, type View } from "./table.ts";
 import type { Backend } from "./topology.ts";
 import { addUplink, leaseUplinks } from "./uplinks.ts";
 
 const usage = `usage: lab up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
+       lab up --ipref [--name NAME] [--no-agent] [--quiet]
        lab exec [--name NAME] HOST COMMAND…
        lab status
        lab down [--name NAME]
@@ -40,6 +44,8 @@ interface UpOptions {
   readonly quiet: boolean;
   /** A second uplink, and a leased routing table for each address of both. */
   readonly uplinks: boolean;
+  /** Two homes with the same addresses instead of one (neighbourhood.ts). */
+  readonly ipref: boolean;
 }
 
 /** What the process in the enclosure tells the one in the foreground. */
@@ -95,8 +101,11 @@ function up(args: readonly string[]): Promise<number> {
       "no-agent": { type: "boolean", default: false },
       quiet: { type: "boolean", default: false },
       uplinks: { type: "boolean", default: false },
+      ipref: { type: "boolean", default: false },
     },
   });
+  if (values.ipref && (values.uplinks || values.backend !== "auto"))
+    throw new Refusal(2, "Cannot start: --ipref goes with neither --uplinks nor --backend");
   if (!["auto", "nft", "ipset"].includes(values.backend))
     throw new Refusal(2, "Cannot start: --backend nft or ipset");
   if (values.name !== undefined) checkName(values.name);
@@ -116,6 +125,7 @@ function up(args: readonly string[]): Promise<number> {
     agent,
     quiet: values.quiet,
     uplinks: values.uplinks,
+    ipref: values.ipref,
   };
   const [program, ...rest] = enclose([process.execPath, __filename, "inside", JSON.stringify(options)]);
   // Away from the terminal's signals: they come here, and the enclosure is told.
@@ -133,6 +143,12 @@ function up(args: readonly string[]): Promise<number> {
     isUp = true;
     const inside = childrenOf(child.pid!)[0];
     claim.tell(inside === undefined ? undefined : processOf(inside), (message as UpMessage).hosts);
+    if (inside === undefined || !agent) return;
+    const send = (what: "reload" | { readonly pages: string }) => child.connected && child.send(what);
+    servePages({ pid: inside, reload: () => send("reload") }).then(
+      ({ url }) => send({ pages: url }),
+      (error: unknown) => console.error(`Cannot serve the pages: ${messageOf(error)}`),
+    );
   });
   return new Promise((resolve, reject) => {
     child.on("error", (error) => {
@@ -158,12 +174,19 @@ async function inside(text: string): Promise<never> {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(0));
   const print = (line: string) => process.stdout.write(`${line}\n`);
   if (!options.quiet) print(`gatehouse lab ${options.name}: building the network`);
+  if (options.ipref) return insideHomes(options, print);
   const lab = await Lab.up({ backend: options.backend, agent: options.agent });
   if (options.uplinks) {
     await addUplink(lab);
     if (options.agent) await leaseUplinks(lab);
   }
   for (const [host, plan] of Object.entries(habits)) lab.peer(host, ["traffic", ...plan]);
+  let pages: string | undefined;
+  process.on("message", (message) => {
+    if (message === "reload") process.kill(lab.agent.pid!, "SIGHUP");
+    else pages = (message as { pages: string }).pages;
+    if (options.quiet && pages !== undefined) print(`pages: ${pages}`);
+  });
   process.send!({ hosts: lab.hosts } satisfies UpMessage);
   print(`gatehouse lab ${options.name} is up: ${lab.hosts.join(", ")}; Ctrl-C ends it`);
   if (options.quiet) return new Promise(() => setInterval(() => {}, 1 << 30));
@@ -177,6 +200,7 @@ async function inside(text: string): Promise<never> {
     const view = await look(lab);
     show((size) => {
       const hints = renderHints(typeof view === "string" ? undefined : view, name);
+      if (pages !== undefined) hints.push("", `  in a browser:  ${pages}`);
       const height = size.height - rowsOf(hints, size.width) - 2;
       return [
         ...(typeof view === "string" ? [view] : renderView(view, { width: size.width, height })),
@@ -186,6 +210,17 @@ async function inside(text: string): Promise<never> {
     });
     await new Promise((resolve) => setTimeout(resolve, process.stdout.isTTY ? drawEveryMs : printEveryMs));
   }
+}
+
+/** The same for two homes. */
+async function insideHomes(options: UpOptions, print: (line: string) => void): Promise<never> {
+  const { homes } = await Neighbourhood.up(options.agent ? {} : { agents: [] });
+  process.send!({ hosts: homes.hosts } satisfies UpMessage);
+  print(`gatehouse lab ${options.name} is up: ${homes.hosts.join(", ")}; Ctrl-C ends it`);
+  if (!options.quiet) {
+    for (const line of renderTrials(options.named ? options.name : undefined)) print(line);
+  }
+  return new Promise(() => setInterval(() => {}, 1 << 30));
 }
 
 /** What the agent knows, or why it cannot be asked. */

@@ -59,16 +59,23 @@ export function rpcdAcl(objects: Readonly<Record<string, Methods>>): RpcdAcl {
   };
   return {
     [aclName]: {
-      description: "Grant access to gatehouse: devices, flows and lists",
+      description: "Grant access to gatehouse: its pages, its objects and its settings",
       read: rights("read"),
       write: rights("write"),
     },
   };
 }
 
-/** Its own objects; it calls nobody and follows nobody's events. */
+/** What the agent asks of others: netifd of its interfaces, and of tables that netifd is to use. */
+const asks = {
+  "network.interface": { methods: ["dump"] },
+  network: { methods: ["reload"] },
+  uci: { methods: ["changes", "commit", "delete", "get", "set"] },
+};
+
+/** Its own objects, what it asks of others, and whose events it follows. */
 export function busAcl(objects: Readonly<Record<string, Methods>>): object {
-  return { user, publish: Object.keys(objects).sort() };
+  return { user, access: asks, publish: Object.keys(objects).sort(), listen: ["network.interface"] };
 }
 
 export const render = (rules: object): string => `${JSON.stringify(rules, null, "\t")}\n`;

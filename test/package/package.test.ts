@@ -4,7 +4,7 @@
  * They are made in a copy of the tree, so that nobody else's dist/ is touched.
  */
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   cpSync,
@@ -21,10 +21,12 @@ import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { languages, readCatalogue } from "../web/catalogue.ts";
+import { menu } from "../web/page.ts";
 
 const root = process.cwd();
 const version = `${(JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }).version}-r1`;
-const arch = "aarch64_cortex-a53";
+/** Of this machine's processor, as its addon is packed. */
+const arch = process.arch === "arm64" ? "aarch64_cortex-a53" : "x86_64";
 const ipks = [`gatehouse_${version}_${arch}.ipk`, `luci-app-gatehouse_${version}_all.ipk`] as const;
 let tree: string;
 
@@ -94,6 +96,14 @@ test("packages: a file that was touched changes nothing, one that was changed do
   );
 });
 
+test("packages: none is made for a processor that the addon is not for", () => {
+  const wrong = process.arch === "arm64" ? "x86_64" : "aarch64_generic";
+  const options = { cwd: tree, encoding: "utf8", env: { PATH: process.env.PATH, ARCH: wrong } } as const;
+  const { status, stderr } = spawnSync("sh", ["openwrt/package.sh"], options);
+  assert.is(status, 1);
+  assert.match(stderr, new RegExp(`^Cannot pack for ${wrong}: `));
+});
+
 test("ipk: a gzipped tar of the three members that opkg wants, in that order", () => {
   for (const path of ipks) {
     const names = tar("-tzf", join(tree, "dist", path))
@@ -121,6 +131,7 @@ test("ipk: everything belongs to root, nobody else may write it, and it has no t
 test("ipk: gatehouse has each file where OpenWrt looks for it, with its mode", () => {
   const data = listing(ipks[0], "data");
   const wanted: Record<string, string> = {
+    "/etc/capabilities/gatehouse.json": "-rw-r--r--",
     "/etc/config/gatehouse": "-rw-------",
     "/etc/init.d/gatehouse": "-rwxr-xr-x",
     "/etc/hotplug.d/iface/90-gatehouse": "-rw-r--r--",
@@ -140,15 +151,16 @@ test("ipk: gatehouse has each file where OpenWrt looks for it, with its mode", (
 
 test("ipk: luci-app-gatehouse has pages, menu, access rules and translations, and nothing of the service", () => {
   const paths = [...listing(ipks[1], "data").keys()].filter((path) => !path.endsWith("/"));
-  for (const view of ["devices", "flows", "lists", "explain"]) {
+  for (const { view } of menu()) {
     assert.ok(paths.includes(`/www/luci-static/resources/view/gatehouse/${view}.js`), view);
   }
+  assert.ok(paths.includes("/www/luci-static/resources/view/status/include/45_gatehouse.js"));
   assert.ok(paths.includes("/usr/share/luci/menu.d/luci-app-gatehouse.json"));
   assert.ok(paths.includes("/usr/share/rpcd/acl.d/luci-app-gatehouse.json"));
   for (const code of ["de", "nl", "zh-cn"])
     assert.ok(paths.includes(`/usr/lib/lua/luci/i18n/gatehouse.${code}.lmo`), code);
   const ours =
-    /^\/(?:www\/luci-static\/resources\/(?:view\/)?gatehouse|usr\/share\/(?:luci\/menu\.d|rpcd\/acl\.d)|usr\/lib\/lua\/luci\/i18n)\//;
+    /^\/(?:www\/luci-static\/resources\/(?:view\/)?gatehouse|www\/luci-static\/resources\/view\/status\/include|usr\/share\/(?:luci\/menu\.d|rpcd\/acl\.d)|usr\/lib\/lua\/luci\/i18n)\//;
   for (const path of paths) assert.match(path, ours);
 });
 
@@ -167,6 +179,7 @@ test("ipk: control says what opkg has to know, and scripts do what packages of O
     assert.is(fields.get("Package"), name);
     assert.is(fields.get("Version"), version);
     assert.is(fields.get("Architecture"), of);
+    assert.match(fields.get("Maintainer")!, /^[^<>]+ <[^@ ]+@[^@ ]+>$/);
     assert.match(fields.get("Depends")!, /^[a-z0-9-]+(?:, [a-z0-9-]+)*$/);
     assert.ok(Number(fields.get("Installed-Size")) > 1_000);
     for (const script of ["postinst", "prerm", "postinst-pkg"]) {

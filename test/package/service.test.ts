@@ -18,6 +18,7 @@ function shell(text: string, environment: Readonly<Record<string, string>> = {})
   const standIns = `
 say() { echo "$*"; }
 for name in procd_open_instance procd_set_param procd_close_instance procd_add_reload_trigger procd_send_signal \\
+  procd_add_jail procd_add_jail_mount procd_add_jail_mount_rw \\
   extra_command config_load; do eval "$name() { say $name \\"\\$@\\"; }"; done
 config_get() { eval "$1=\${STATE_DIR:-\\$4}"; }
 sh() { say sh "$@"; }
@@ -76,6 +77,77 @@ test("init: one instance, started again for ever, its lines in the log", () => {
   }
 });
 
+test("init: where there is a jail it runs as a user of its own, with the rights in the file and no others", () => {
+  const lines = shell(`. ${init}; can_jail() { true; }; hand_over() { say hand_over; }; start_service`);
+  const program = lines.findIndex((line) => line.startsWith("procd_set_param command"));
+  assert.ok(lines.indexOf("hand_over") >= 0 && lines.indexOf("hand_over") < program, lines.join("\n"));
+  for (const wanted of [
+    "command /usr/bin/node /usr/lib/gatehouse/gatehouse run -c /etc/config/gatehouse",
+    "user gatehouse",
+    "group gatehouse",
+    "capabilities /etc/capabilities/gatehouse.json",
+    "no_new_privs 1",
+    "reload_signal HUP",
+  ]) {
+    assert.is(lines.filter((line) => line === `procd_set_param ${wanted}`).length, 1, wanted);
+  }
+  const mounts = lines
+    .filter((line) => line.startsWith("procd_add_jail_mount "))
+    .join(" ")
+    .split(" ");
+  for (const path of ["/usr/lib/gatehouse", "/etc/config", "/etc/passwd", "/tmp"])
+    assert.ok(mounts.includes(path), path);
+  const writable = lines.filter((line) => line.startsWith("procd_add_jail_mount_rw ")).at(-1);
+  assert.is(writable, "procd_add_jail_mount_rw /etc/gatehouse /var/run/gatehouse");
+});
+
+test("init: where nothing can be handed over, it runs as root", () => {
+  const lines = shell(`. ${init}; can_jail() { true; }; hand_over() { return 1; }; start_service`);
+  assert.ok(lines.includes("procd_set_param command /usr/sbin/gatehouse run -c /etc/config/gatehouse"));
+  assert.not.ok(lines.some((line) => / (?:user|capabilities) |procd_add_jail/.test(line)));
+});
+
+test("init: a folder that others may use too is not given away", () => {
+  for (const folder of [
+    "/",
+    "/etc",
+    "/etc/",
+    "/etc/gatehouse/..",
+    "/mnt/gatehouse/../../etc",
+    "gatehouse",
+    "/etc/gatehouses",
+  ])
+    assert.equal(
+      shell(`. ${init}; is_own '${folder}' && say own || say shared`).slice(1),
+      ["shared"],
+      folder,
+    );
+  for (const folder of ["/etc/gatehouse", "/mnt/usb/gatehouse", "/var/run/gatehouse/x"])
+    assert.equal(shell(`. ${init}; is_own '${folder}' && say own || say shared`).slice(1), ["own"], folder);
+});
+
+test("boot: lines that would run a program are not loaded, whatever they look like", () => {
+  const boot = file("usr/lib/gatehouse/boot.sh");
+  for (const [line, status] of [
+    ["-A INPUT -s 192.0.2.1 -j DROP", 0],
+    ["-A INPUT -m mac --mac-source 02:00:00:00:00:01 -j DROP", 0],
+    ["-A INPUT -s 192.0.2.1 -m comment --comment \"gatehouse 12ab: -M of 'ours'\" -j DROP", 0],
+    ['-A INPUT -m comment --comment "x" --modprobe=/run/scratch/program -j DROP', 1],
+    ["-A INPUT --modprobe=/run/scratch/program -s 192.0.2.1 -j DROP", 1],
+    ["-A INPUT --mod /run/scratch/program -s 192.0.2.1 -j DROP", 1],
+    ["-A INPUT -M /run/scratch/program -j DROP", 1],
+    ["-A INPUT -nM/run/scratch/program -j DROP", 1],
+    [`-A INPUT -"-modprobe"=/run/scratch/program -j DROP`, 1],
+  ] as const) {
+    const state = mkdtempSync(join(tmpdir(), "state-"));
+    writeFileSync(join(state, "flows.iptables"), `*filter\n${line}\nCOMMIT\n# complete\n`);
+    assert.is(spawnSync("sh", [boot, state]).status, status, line);
+    const rules = execFileSync("iptables-save", { encoding: "utf8" });
+    assert.is(/-j DROP/.test(rules), status === 0, line);
+    execFileSync("nft", ["flush", "ruleset"]);
+  }
+});
+
 test("init: a change of network, dhcp, firewall, system or its own reloads it, by a signal and not by a restart", () => {
   assert.equal(
     shell(`. ${init}; service_triggers`).filter((line) => line.includes("trigger")),
@@ -83,6 +155,9 @@ test("init: a change of network, dhcp, firewall, system or its own reloads it, b
   );
   const lines = shell(`. ${init}; reload_service`).filter((line) => line.startsWith("procd_"));
   assert.equal(lines, ["procd_send_signal gatehouse"]);
+  // What was written anew meanwhile belongs to root again.
+  const jailed = shell(`. ${init}; can_jail() { true; }; hand_over() { say hand_over; }; reload_service`);
+  assert.equal(jailed.slice(1), ["hand_over", "procd_send_signal gatehouse"]);
 });
 
 const hotplug = (environment: Record<string, string>, running = 0) => {

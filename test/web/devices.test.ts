@@ -55,6 +55,10 @@ test("Devices: real devices have a row each, with name, addresses, MAC, rate and
   const page = await open();
   const row = (await street.nodes()).find(({ id }) => id === laptop)!;
   await page.until("its row", `document.querySelector('${rowOf(laptop)}') !== null`);
+  const ours = (await street.devices()).map(({ id }) => id);
+  const shown = `[...document.querySelectorAll("tr[data-key]")].map((each) => Number(each.dataset.key))`;
+  for (const id of await page.evaluate<number[]>(shown))
+    assert.ok(ours.includes(id), `${id} is none of ours`);
   const text = await textOf(page, laptop);
   for (const part of ["laptop", "10.77.0.10", row.mac!]) assert.ok(text.includes(part), `${part} in ${text}`);
   await page.until(
@@ -159,14 +163,19 @@ test("Devices: search, filter and order choose among rows", async () => {
   await page.close();
 });
 
-test("Devices: who may only read sees all, and is told that a click changed nothing", async () => {
+test("Devices: who may only read sees all, and finds every button dead that would change something", async () => {
   const laptop = await street.idOf("10.77.0.10");
   const page = await open(await street.host({ session: sessions.reader }));
-  await page.click(`${rowOf(laptop)} .cbi-button-negative`);
-  await page.until(
-    "the refusal",
-    `document.querySelector(".alert-message.danger")?.innerText.includes("Access denied")`,
+  await page.until("its row", `document.querySelector('${rowOf(laptop)} .cbi-button-negative')?.disabled`);
+  await page.click(`${rowOf(laptop)} .cbi-button-action`);
+  await page.until("the dialogue", `document.querySelector(".modal") !== null`);
+  const alive = `[...document.querySelectorAll(".modal button")].filter((each) => !each.disabled).map((each) => each.textContent)`;
+  assert.equal(await page.evaluate(alive), ["Close"]);
+  // Whoever calls all the same, is refused.
+  const refused = await page.evaluate<string>(
+    `L.require("gatehouse.bus").then((bus) => bus.calls.listNode("block", ${laptop})).then(() => "done", String)`,
   );
+  assert.match(refused, /Access denied/);
   assert.not((await street.nodes()).find(({ id }) => id === laptop)!.is_blocked);
   await page.close();
 });

@@ -1,12 +1,16 @@
 /**
- * The web server of the browser tests: what uhttpd and rpcd are for LuCI, as far as our pages need it.
+ * The web server of the browser tests and of `make run`: what uhttpd and rpcd are for LuCI, as far as our pages need it.
  *
  *     GET  /cgi-bin/luci/admin/services/gatehouse/devices    a page with our stand-in for LuCI (standin.js)
+ *     GET  /cgi-bin/luci/admin/status/overview               LuCI's status page, with our part alone
  *     GET  /luci-static/resources/…                          the files that the package installs
  *     POST /ubus/                                            JSON-RPC, one call or many, to a real bus
  *
- * A session may call what the shipped ACL file grants, by its right to read, or to read and write. Which calls were
- * made is kept in `called`, as "object method".
+ * A session may call what the shipped ACL file grants, by its right to read, or to read and write; of LuCI's own
+ * calls those in calls.ts. Which calls were made is kept in `called`, as "object method".
+ *
+ * It listens on loopback, and answers nobody who asks for it under another name or from another site: a page in the
+ * same browser shall not reach it. With a token, pages are for who has it.
  *
  * Given the folder of a real LuCI's resources, pages are made of that instead.
  */
@@ -18,6 +22,9 @@ import { extname, join, normalize } from "node:path";
 import type { JsonObject } from "../../src/lib/json.ts";
 import { Status, statusOf, type Ubus } from "../../src/ubus/ubus.ts";
 import { aclName, type RpcdAcl, rpcdAclFile } from "../package/acl.ts";
+import { frameCalls, uciCalls } from "./calls.ts";
+import { luciPage, overviewPath, pagesPath, standInPage } from "./page.ts";
+import { Uci, type UciOptions } from "./uci.ts";
 
 /** Sessions of a user who may read and write, and of one who may only read. */
 export const sessions = {
@@ -31,6 +38,12 @@ export interface HostOptions {
   readonly session?: string;
   /** English text → translated text. */
   readonly translations?: Readonly<Record<string, string>>;
+  /** The configuration that the page Settings is about. */
+  readonly configuration?: Omit<UciOptions, "name">;
+  /** What a browser has to bring, once, in the address: ?token=… Default: nothing. */
+  readonly token?: string;
+  /** TCP port. Default: any that is free. */
+  readonly port?: number;
   /** Folder of a real LuCI's /luci-static, and the name of a theme there. */
   readonly luci?: { readonly folder: string; readonly theme: string };
 }
@@ -54,10 +67,12 @@ export class Host {
   readonly #options: HostOptions;
   readonly #server: Server;
   readonly #acl: RpcdAcl;
+  readonly #uci: Uci | undefined;
 
   private constructor(options: HostOptions) {
     this.#options = options;
     this.#acl = JSON.parse(readFileSync(join(root, rpcdAclFile), "utf8")) as RpcdAcl;
+    this.#uci = options.configuration && new Uci({ name: "gatehouse", ...options.configuration });
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((thrown) => {
         response.writeHead(500).end(String(thrown));
@@ -67,35 +82,51 @@ export class Host {
 
   static async start(options: HostOptions): Promise<Host> {
     const host = new Host(options);
-    await new Promise<void>((resolve) => host.#server.listen(0, "127.0.0.1", resolve));
+    await new Promise<void>((resolve, reject) => {
+      host.#server.once("error", reject);
+      host.#server.listen(options.port ?? 0, "127.0.0.1", resolve);
+    });
     return host;
   }
 
   /** Where a view of ours is. */
   urlOf(view: string): string {
-    const { port } = this.#server.address() as AddressInfo;
-    return `http://127.0.0.1:${port}/cgi-bin/luci/admin/services/gatehouse/${view}`;
+    return `${this.#origin}${view === "overview" ? overviewPath : `${pagesPath}/${view}`}`;
+  }
+
+  get #origin(): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   close(): void {
+    this.#uci?.close();
     this.#server.close();
     this.#server.closeAllConnections();
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const path = new URL(request.url ?? "/", "http://host").pathname;
-    const page = /^\/cgi-bin\/luci\/admin\/services\/gatehouse\/([a-z]+)$/.exec(path);
+    const { pathname: path, searchParams } = new URL(request.url ?? "/", this.#origin);
+    if (!this.#isOurs(request)) return void response.writeHead(403).end("Asked for under a foreign name\n");
+    const { token } = this.#options;
+    if (token !== undefined && searchParams.get("token") === token) {
+      const cookie = `gatehouse=${token}; HttpOnly; SameSite=Strict; Path=/`;
+      const location = path === "/" ? `${pagesPath}/devices` : path;
+      return void response.writeHead(303, { location, "set-cookie": cookie }).end();
+    }
+    const cookies = (request.headers.cookie ?? "").split("; ");
+    if (token !== undefined && !cookies.includes(`gatehouse=${token}`))
+      return void response.writeHead(403).end("Open the address with the token\n");
+    const page = path === overviewPath ? "overview" : new RegExp(`^${pagesPath}/([a-z]+)$`).exec(path)?.[1];
     if (request.method === "POST" && /^(?:\/cgi-bin\/luci\/admin)?\/ubus(?:\/|$)/.test(path)) {
       const calls = JSON.parse(await bodyOf(request)) as Call | Call[];
       const answers = Array.isArray(calls)
         ? await Promise.all(calls.map((each) => this.#answer(each)))
         : await this.#answer(calls);
       response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(answers));
-    } else if (page) {
-      const text = this.#options.luci ? this.#luciPage(page[1]!) : this.#page(page[1]!);
-      response.writeHead(200, { "content-type": "text/html; charset=utf-8" }).end(text);
-    } else if (path === "/standin.js") {
-      this.#send(join(root, "test/web/standin.js"), response);
+    } else if (page !== undefined) {
+      response.writeHead(200, { "content-type": "text/html; charset=utf-8" }).end(this.#page(page));
+    } else if (["/standin.js", "/standform.js", "/page.css"].includes(path)) {
+      this.#send(join(root, "test/web", path), response);
     } else if (path.startsWith("/luci-static/")) {
       const relative = normalize(path).slice("/luci-static/".length);
       const places = [
@@ -117,44 +148,18 @@ export class Host {
     return this.#options.session ?? sessions.full;
   }
 
-  #page(view: string): string {
-    const given = { session: this.#session, translations: this.#options.translations ?? {} };
-    return `<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>gatehouse</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<style>${style}</style></head><body>
-<div id="maincontent"><div id="view"></div></div>
-<script>window.standIn = ${JSON.stringify(given).replaceAll("<", "\\u003c")};</script>
-<script src="/standin.js"></script><script>L.require("view.gatehouse.${view}");</script>
-</body></html>`;
+  /** Not by a name that somebody else's DNS made ours, nor from a page of another site. */
+  #isOurs({ headers }: IncomingMessage): boolean {
+    const names = [this.#origin, this.#origin.replace("127.0.0.1", "localhost")];
+    const { host, origin } = headers;
+    return names.includes(`http://${host}`) && (origin === undefined || origin === `http://${host}`);
   }
 
-  /** As LuCI's own templates make it, without its menu. */
-  #luciPage(view: string): string {
-    const { theme } = this.#options.luci!;
-    const media = `/luci-static/${theme}`;
-    const setting = {
-      ...{ media, resource: "/luci-static/resources", scriptname: "/cgi-bin/luci", pollinterval: 5 },
-      ...{ pathinfo: `/admin/services/gatehouse/${view}`, documentroot: "/www", ubuspath: "/ubus/" },
-      requestpath: ["admin", "services", "gatehouse", view],
-      dispatchpath: ["admin", "services", "gatehouse", view],
-      ...{ sessionid: this.#session, token: "token", nodespec: { title: "gatehouse", readonly: false } },
-    };
-    return `<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>gatehouse</title>
-<script>document.documentElement.setAttribute("data-darkmode", matchMedia("(prefers-color-scheme: dark)").matches);</script>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="${media}/cascade.css">
-<link rel="stylesheet" media="only screen and (max-device-width: 854px)" href="${media}/mobile.css">
-<script src="/luci-static/resources/cbi.js"></script></head>
-<body class="lang_en logged-in" data-page="admin-services-gatehouse-${view}">
-<header><a class="brand" href="/">router</a><ul class="nav" id="topmenu" style="display:none"></ul>
-<div id="indicators" class="pull-right"></div></header>
-<div id="maincontent" class="container"><div id="tabmenu" style="display:none"></div>
-<script src="/luci-static/resources/luci.js"></script>
-<script>L = new LuCI(${JSON.stringify(setting)});</script>
-<div id="view"><script>L.require("ui").then(function(ui) { ui.instantiateView("gatehouse/${view}"); });</script></div>
-</div></body></html>`;
+  #page(view: string): string {
+    const { luci, translations = {} } = this.#options;
+    const session = this.#session;
+    const about = { view, session, readonly: session === sessions.reader, translations };
+    return luci ? luciPage(about, luci.theme) : standInPage(about);
   }
 
   async #answer(call: Call): Promise<JsonObject> {
@@ -163,12 +168,17 @@ export class Host {
     if (call.method === "list") return { ...frame, result: {} };
     if (call.method !== "call") return refuse(-32601, "Method not found");
     const [session, object, method, args] = call.params as [string, string, string, JsonObject];
-    const own = this.#options.luci && luciAnswers[`${object} ${method}`];
+    const own = this.#options.luci && frameCalls[[object, method, args.config].filter(Boolean).join(" ")];
     if (own) return { ...frame, result: [0, own] };
+    if (object === "session" && method === "access")
+      return { ...frame, result: [0, { access: this.#rights(session).includes("write") }] };
     if (!this.#grants(session, object, method)) return refuse(-32002, "Access denied");
     this.called.add(`${object} ${method}`);
     try {
-      const answer = await this.#options.ubus.call(object, method, args);
+      const isUci = object === "uci" && this.#uci !== undefined;
+      const answer = await (isUci
+        ? this.#uci!.call(method, args)
+        : this.#options.ubus.call(object, method, args));
       return { ...frame, result: Object.keys(answer).length > 0 ? [0, answer] : [0] };
     } catch (thrown) {
       const status = statusOf(thrown);
@@ -179,32 +189,18 @@ export class Host {
   }
 
   #grants(session: string, object: string, method: string): boolean {
-    const rights = { [sessions.full]: ["read", "write"], [sessions.reader]: ["read"] } as const;
-    return (rights[session] ?? []).some((right) => this.#acl[aclName]![right].ubus[object]?.includes(method));
+    const rights = this.#rights(session);
+    if (object === "uci")
+      return rights.some((right) => Object.hasOwn(uciCalls, method) && uciCalls[method] === right);
+    const granted = rights.map((right) => new Map(Object.entries(this.#acl[aclName]![right].ubus)));
+    return granted.some((methods) => methods.get(object)?.includes(method));
+  }
+
+  #rights(session: string): readonly ("read" | "write")[] {
+    if (session === sessions.full) return ["read", "write"];
+    return session === sessions.reader ? ["read"] : [];
   }
 }
-
-/** What a real LuCI asks of the router before it shows any page. */
-const luciAnswers: Record<string, JsonObject> = {
-  "luci getFeatures": {},
-  "uci get": { values: {} },
-  "session access": { access: true },
-  "file list": { entries: [] },
-  "luci getConntrackHelpers": { result: [] },
-};
-
-/** Enough to look at, light and dark, and as wide as a phone. */
-const style = `
-:root { color-scheme: light dark }
-body { font: 14px/1.4 sans-serif; margin: 1em; background: Canvas; color: CanvasText }
-.table { border-collapse: collapse; width: 100% } .td, .th { text-align: left; padding: .3em .6em; border-bottom: 1px solid #8885 }
-.ifacebadge { border: 1px solid #888; border-radius: 4px; padding: 0 .3em; font-size: 85% }
-.alert-message { border: 1px solid #c80; padding: .5em; margin: .5em 0 }
-#modal_overlay { position: fixed; inset: 0; background: #0008; overflow: auto } .modal { background: Canvas; max-width: 46em; margin: 2em auto; padding: 1em }
-.cbi-value { display: flex; gap: 1em; margin: .4em 0 } .cbi-value-title { flex: 0 0 10em }
-@media (max-width: 600px) { .table-titles { display: none } .tr { display: block; padding: .5em 0 } .td { display: flex; border: 0 }
-.td[data-title]::before { content: attr(data-title) ": "; flex: 0 0 8em; font-weight: bold } }
-`;
 
 async function bodyOf(request: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];

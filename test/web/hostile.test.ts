@@ -214,6 +214,37 @@ test("Explain shows hostile names as text", async () => {
   await page.close();
 });
 
+test("Tables shows hostile purposes as text", async () => {
+  const lease = (method: string, tag: string) =>
+    street.ubus.call("gatehouse.tables", method, {
+      ...{ family: "inet", interface: "wan", tag },
+      ...(method === "request" && { rules: false }),
+    });
+  // Longer ones, and those beyond the basic plane, are refused.
+  const tags = probes.filter((probe) => probe.length <= 127 && !/[\ud800-\udfff]/.test(probe));
+  assert.ok(tags.length > 50);
+  const drawn = async (purposes: readonly string[]) => {
+    for (const each of purposes) await lease("request", each);
+    const page = await street.browser.open((await street.host()).urlOf("tables"));
+    const count = `document.querySelectorAll("tr[data-key]").length === ${purposes.length}`;
+    await page.until("all leases", count);
+    const made = await page.evaluate<Census>(census);
+    const shown = new Set(await page.evaluate<string[]>(texts));
+    for (const each of purposes) {
+      assert.ok(shown.has(each), `Tables does not show ${JSON.stringify(each)} as it is`);
+      await lease("release", each);
+    }
+    assert.equal(page.faults, []);
+    await page.close();
+    return made;
+  };
+  const before = await drawn(tags.map((_, at) => `harmless ${at}`));
+  const after = await drawn(tags);
+  assert.is(after.hit, null);
+  assert.equal(after.handlers, []);
+  assert.equal(after.tags, before.tags);
+});
+
 test("names from the lease file are shown as text too", async () => {
   const end = Math.floor(Date.now() / 1000) + 3_600;
   const names = [

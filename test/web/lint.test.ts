@@ -102,7 +102,7 @@ test("callsOf: finds arguments in spite of strings, comments and brackets", () =
 });
 
 test("every class that a file requires is LuCI's or is there", () => {
-  const known = ["baseclass", "view", "dom", "poll", "rpc", "ui"];
+  const known = ["baseclass", "view", "dom", "poll", "rpc", "ui", "form", "uci"];
   for (const path of files) {
     for (const [, name] of text(path).matchAll(/^'require (\S+)(?: as \w+)?';$/gm)) {
       const file = join(resources, `${name!.replaceAll(".", "/")}.js`);

@@ -3,7 +3,8 @@
  * there. A string as the children of E() or dom.content() is markup here as it is there, so that a page which passes
  * one fails its tests; null in an array of children becomes the text "null".
  *
- * The page says whose it is in `window.standIn` = { session, translations: English text → translated text }.
+ * The page says whose it is in `window.standIn` = { session, readonly, translations: English text → translated text }.
+ * The classes `form` and `uci` are in standform.js.
  */
 'use strict';
 
@@ -79,7 +80,8 @@
 				.then(() => this.load())
 				.then((data) => this.render(data))
 				.then((node) => {
-					dom.content(place, node);
+					const wants = ['handleSaveApply', 'handleSave', 'handleReset'].some((name) => this[name] !== null);
+					dom.content(place, wants ? [node, forms.footer(this)] : [node]);
 					poll.start();
 				})
 				.catch((error) => dom.content(place, E('pre', {}, [String(error.stack || error)])));
@@ -196,8 +198,9 @@
 		},
 	};
 
+	const forms = window.standInForms({ dom, rpc, ui });
 	const classes = new Map(
-		Object.entries({ baseclass: Base, view: View, dom, rpc, poll, ui }).map(([name, thing]) => [
+		Object.entries({ baseclass: Base, view: View, dom, rpc, poll, ui, form: forms.form, uci: forms.uci }).map(([name, thing]) => [
 			name,
 			Promise.resolve(thing),
 		]),
@@ -222,11 +225,31 @@
 
 	window.L = {
 		env: {},
-		url: (path) => '/cgi-bin/luci/' + path,
+		url: (...parts) => '/cgi-bin/luci/' + parts.join('/'),
+		hasViewPermission: () => !given.readonly,
 		resolveDefault: (value, fallback) => Promise.resolve(value).catch(() => fallback),
 		require(name) {
 			if (!classes.has(name)) classes.set(name, load(name));
 			return classes.get(name);
 		},
+	};
+
+	/* LuCI's status page: each part loads and renders itself, now and again; one that renders nothing is not shown. */
+	window.standInOverview = async function (names) {
+		const place = document.getElementById('view');
+		for (const name of names) {
+			const part = await L.require('view.status.include.' + name);
+			const content = E('div', {}, []);
+			const section = E('div', { class: 'cbi-section', style: 'display:none' }, [E('h3', {}, [part.title]), content]);
+			place.appendChild(section);
+			const draw = async () => {
+				const drawn = part.render(await part.load());
+				section.style.display = drawn === null ? 'none' : '';
+				if (drawn !== null) dom.content(content, drawn);
+			};
+			await draw();
+			poll.add(draw);
+		}
+		poll.start();
 	};
 })();

@@ -46,7 +46,12 @@ export class Street {
   }
 
   async host(options: Omit<HostOptions, "ubus"> = {}): Promise<Host> {
-    const host = await Host.start({ ubus: this.ubus, ...options });
+    const configuration = {
+      path: paths.configuration,
+      // What procd does after a change, by our init script.
+      applied: async () => void process.kill(this.lab.agent.pid!, "SIGHUP"),
+    };
+    const host = await Host.start({ ubus: this.ubus, configuration, ...options });
     this.#hosts.push(host);
     return host;
   }

@@ -20,7 +20,7 @@ function declare(object, method, params, expect) {
 }
 
 const calls = {
-	list: declare('gatehouse.nodes', 'list', [ 'after', 'limit' ], { nodes: [] }),
+	list: declare('gatehouse.nodes', 'list', [ 'after', 'limit', 'kind' ]),
 	get: declare('gatehouse.nodes', 'get', [ 'node' ]),
 	series: declare('gatehouse.nodes', 'series', [ 'node' ]),
 	rename: declare('gatehouse.nodes', 'rename', [ 'node', 'name' ]),
@@ -36,17 +36,28 @@ const calls = {
 	unlistNode: declare('gatehouse.flows', 'list_remove', [ 'list', 'node' ]),
 	listAddress: declare('gatehouse.flows', 'list_add', [ 'list', 'address' ]),
 	unlistAddress: declare('gatehouse.flows', 'list_remove', [ 'list', 'address' ]),
-	explain: declare('gatehouse', 'explain', [ 'from', 'to' ])
+	explain: declare('gatehouse', 'explain', [ 'from', 'to' ]),
+	status: declare('gatehouse', 'status', []),
+	leases: declare('gatehouse.tables', 'list', [ 'after' ]),
+	lease: declare('gatehouse.tables', 'request', [ 'family', 'interface', 'address', 'tag', 'lifetime' ]),
+	renew: declare('gatehouse.tables', 'renew', [ 'family', 'table' ]),
+	release: declare('gatehouse.tables', 'release', [ 'family', 'table' ]),
+	neighbours: declare('gatehouse.neighbours', 'list', []),
+	conflicts: declare('gatehouse.neighbours', 'conflicts', [], { conflicts: [] }),
+	resolve: declare('gatehouse.neighbours', 'resolve', [ 'address', 'device', 'fresh' ]),
+	forgetNeighbour: declare('gatehouse.neighbours', 'forget', [ 'address', 'device' ])
 };
 
-/* All nodes, in order of their ids. */
-function nodes() {
+/* All nodes, or those of a kind, in order of their ids. */
+function nodes(kind) {
 	const all = [];
 	const next = function(after) {
-		return calls.list(after, pageSize).then(function(page) {
+		return calls.list(after, pageSize, kind).then(function(answer) {
+			const page = answer.nodes || [];
 			for (const node of page)
 				all.push(node);
-			return page.length < pageSize ? all : next(page[page.length - 1].id);
+			const isLast = page.length === 0 || (page.length < pageSize && !answer.more);
+			return isLast ? all : next(page[page.length - 1].id);
 		});
 	};
 	return next(0);
@@ -69,6 +80,25 @@ function button(label, style, act) {
 			return Promise.resolve().then(act).catch(complain);
 		})
 	}, [ label ]);
+}
+
+/* Whether this user may change anything; what offers a change is there for all, but dead for who may not. */
+function mayChange() {
+	return L.hasViewPermission() !== false;
+}
+
+/* Makes a button or a field dead for who may only look, and says why. */
+function guard(element) {
+	if (!mayChange()) {
+		element.disabled = true;
+		element.setAttribute('title', _('You may look, but not change anything.'));
+	}
+	return element;
+}
+
+/* A button that changes something; see button(). */
+function change(label, style, act) {
+	return guard(button(label, style, act));
 }
 
 /* Where a page says that the agent does not answer. */
@@ -119,6 +149,9 @@ return baseclass.extend({
 	nodes: nodes,
 	complain: complain,
 	button: button,
+	change: change,
+	guard: guard,
+	mayChange: mayChange,
 	notice: notice,
 	watch: watch,
 	fill: fill

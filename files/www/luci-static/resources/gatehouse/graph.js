@@ -28,6 +28,9 @@ const spring = 0.06;
 const distance = 70;
 const repulsion = 1500;
 const gravity = 0.012;
+/* Room for a bubble and its name; where there is more, all keep a greater distance, up to so many times as much. */
+const crowded = 85;
+const loosest = 1.9;
 /* Bubbles farther apart than this leave each other alone. */
 const reach = 400;
 /* Bubbles with a name beside them, however many there are. */
@@ -152,6 +155,7 @@ function create(options) {
 
 	function step() {
 		const all = Array.from(bubbles.values());
+		const loose = Math.min(loosest, Math.max(1, Math.sqrt(width * height / Math.max(1, all.length)) / crowded));
 		for (let at = 0; at < all.length; at++) {
 			const one = all[at];
 			for (let next = at + 1; next < all.length; next++) {
@@ -161,7 +165,7 @@ function create(options) {
 				const square = dx * dx + dy * dy;
 				if (square > reach * reach)
 					continue;
-				const push = repulsion * heat / Math.max(100, square) / Math.sqrt(square);
+				const push = repulsion * loose * loose * loose * heat / Math.max(100, square) / Math.sqrt(square);
 				one.vx += dx * push;
 				one.vy += dy * push;
 				other.vx -= dx * push;
@@ -176,7 +180,7 @@ function create(options) {
 			const dx = other.x - one.x || 0.1;
 			const dy = other.y - one.y || 0.1;
 			const far = Math.sqrt(dx * dx + dy * dy);
-			const pull = (far - distance) * spring * heat / far;
+			const pull = (far - distance * loose) * spring * heat / far;
 			one.vx += dx * pull;
 			one.vy += dy * pull;
 			other.vx -= dx * pull;

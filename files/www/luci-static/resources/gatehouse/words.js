@@ -65,6 +65,17 @@ return baseclass.extend({
 		return _('%d d ago').format(Math.floor(seconds / 86400));
 	},
 
+	/* A span of seconds, to come or past. */
+	span: function(seconds) {
+		if (seconds < 60)
+			return _('%d s').format(seconds);
+		if (seconds < 3600)
+			return _('%d min').format(Math.floor(seconds / 60));
+		if (seconds < 2 * 86400)
+			return _('%d h').format(Math.floor(seconds / 3600));
+		return _('%d d').format(Math.floor(seconds / 86400));
+	},
+
 	name: nameOf,
 
 	domain: domainOf,

@@ -28,7 +28,7 @@ return view.extend({
 	handleReset: null,
 
 	load: function() {
-		return L.resolveDefault(bus.nodes(), null);
+		return L.resolveDefault(bus.nodes('ours'), null);
 	},
 
 	render: function(nodes) {
@@ -130,10 +130,10 @@ return view.extend({
 
 		function drawActions(node) {
 			const block = node.is_blocked
-				? bus.button(_('Unblock'), 'cbi-button-positive', function() {
+				? bus.change(_('Unblock'), 'cbi-button-positive', function() {
 					return bus.calls.unlistNode('block', node.id).then(look);
 				})
-				: bus.button(_('Block'), 'cbi-button-negative', function() {
+				: bus.change(_('Block'), 'cbi-button-negative', function() {
 					return bus.calls.listNode('block', node.id).then(look);
 				});
 			const more = bus.button(_('More…'), 'cbi-button-action', function() {
@@ -223,7 +223,7 @@ return view.extend({
 		}
 
 		function show(list) {
-			all = list.filter(words.isOurs);
+			all = list;
 			note(all);
 			table.update(all);
 			tell();
@@ -258,7 +258,7 @@ return view.extend({
 		}
 
 		const look = bus.watch(function() {
-			return bus.nodes().then(function(list) {
+			return bus.nodes('ours').then(function(list) {
 				show(list);
 				askDays();
 			});
@@ -332,7 +332,7 @@ function field(title, children) {
 
 function drawDetails(node, others, done) {
 	const act = function(label, style, call) {
-		return bus.button(label, style, function() {
+		return bus.change(label, style, function() {
 			return call().then(done);
 		});
 	};

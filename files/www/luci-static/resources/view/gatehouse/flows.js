@@ -87,10 +87,10 @@ return view.extend({
 
 		function blockButton(pair) {
 			return pair.blocked
-				? bus.button(_('Unblock'), 'cbi-button-positive', function() {
+				? bus.change(_('Unblock'), 'cbi-button-positive', function() {
 					return bus.calls.unblock(pair.from, pair.to).then(look);
 				})
-				: bus.button(_('Block'), 'cbi-button-negative', function() {
+				: bus.change(_('Block'), 'cbi-button-negative', function() {
 					return bus.calls.block(pair.from, pair.to).then(tellOthers).then(look);
 				});
 		}

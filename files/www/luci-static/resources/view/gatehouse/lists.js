@@ -67,7 +67,7 @@ return view.extend({
 					title: _('Actions'),
 					sign: function() { return ''; },
 					draw: function(entry) {
-						return [ bus.button(_('Remove'), 'cbi-button-remove', function() {
+						return [ bus.change(_('Remove'), 'cbi-button-remove', function() {
 							return (entry.node === undefined
 								? bus.calls.unlistAddress(list.name, entry.address)
 								: bus.calls.unlistNode(list.name, entry.node)
@@ -111,11 +111,11 @@ return view.extend({
 				offered: '',
 				node: E('p', {}, [
 					choice, ' ',
-					bus.button(_('Add device'), 'cbi-button-add', function() {
+					bus.change(_('Add device'), 'cbi-button-add', function() {
 						return bus.calls.listNode(list.name, Number(choice.value)).then(look);
 					}),
 					' ', address, ' ',
-					bus.button(_('Add address'), 'cbi-button-add', function() {
+					bus.change(_('Add address'), 'cbi-button-add', function() {
 						return bus.calls.listAddress(list.name, address.value.trim()).then(function() {
 							address.value = '';
 							return look();
