@@ -267,12 +267,14 @@ test("a blocked device can ask for an address, and for nothing else", async () =
     const server = run(["timeout", "3", "socat", "-u", "UDP4-RECVFROM:67,reuseaddr", "-"]).then(
       ({ stdout }) => (heard = stdout),
     );
+    const listens = async () => (await run(["ss", "-Hlnu", "sport = :67"])).stdout !== "";
+    await eventually("a server", listens);
     await eventually("a query", async () => {
       await run(
         ["ip", "netns", "exec", "laptop", "socat", "-u", "-", "UDP4-SENDTO:10.1.0.1:67,sourceport=68"],
         { input: "query" },
       );
-      return heard !== "" || (await run(["ss", "-Hlnu", "sport = :67"])).stdout === "";
+      return heard !== "" || !(await listens());
     });
     await server;
     assert.is(heard, "query");
