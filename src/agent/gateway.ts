@@ -35,12 +35,13 @@ import {
   type Family,
   familyOf,
   parseAddress,
+  scopeOf,
 } from "../lib/address.ts";
 import { TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { Cancel, Endpoint, System } from "../system/system.ts";
-import type { Methods } from "../ubus/methods.ts";
+import type { Method, Methods } from "../ubus/methods.ts";
 import { ourProtocol } from "./protocol.ts";
 
 export const iprefObject = "gatehouse.ipref";
@@ -51,6 +52,7 @@ const serversFile = "/tmp/resolv.conf.d/resolv.conf.auto";
 /** The router's own resolver knows the names of local hosts. */
 const localResolver: Endpoint = { address: parseAddress("127.0.0.1")!, port: 53 };
 const dnsPort = 53;
+const maxServers = 8;
 /** How often it is looked which gateways may reach us first. */
 const peersMs = 1_000;
 /** The longest packet of the LAN. */
@@ -82,6 +84,9 @@ export class Gateway {
   #server: DnsServer | undefined;
   #mistakes: string[] = [];
   #allowed = "";
+  #begun = false;
+  /** The tunnel could not be opened. */
+  #failed = false;
   #closed = false;
 
   private constructor(
@@ -132,13 +137,22 @@ export class Gateway {
   }
 
   get methods(): Methods {
-    return iprefMethods({
+    let passed: ReadonlyMap<Address, JsonObject> = new Map();
+    const methods = iprefMethods({
       mappings: this.#mappings,
       clock: this.#system,
       status: () => this.status,
       drops: () => this.#drops(),
+      peerCounters: (context) => passed.get(context),
       resolve: (name) => this.#resolve(name),
     });
+    const { peers } = methods;
+    const call: Method["call"] = async (args, caller) => {
+      // The forwarding thread knows: it is asked first.
+      passed = await this.#passed();
+      return peers!.call(args, caller);
+    };
+    return { ...methods, peers: { ...peers!, call } };
   }
 
   get status(): JsonObject {
@@ -181,6 +195,7 @@ export class Gateway {
       });
       await this.#hosts.open();
     }
+    this.#begun = true;
     await this.#try(() => this.#reopen());
     const onTrouble = (line: string) => this.#system.log("warning", line);
     if (mapperSocket !== "") {
@@ -203,10 +218,14 @@ export class Gateway {
 
   /** An address of the router's own came or went: no mapping leads there. */
   address(address: InterfaceAddress, isThere: boolean): void {
+    // The tunnel's own comes and goes with it.
+    if (address.address === this.#mappings.net.gatewayAddress) return;
     const key = `${address.ifindex} ${address.address}`;
     if (isThere) this.#own.set(key, address);
     else this.#own.delete(key);
-    if (!this.#forwarding || this.#closed || String(this.#forbiddenNow()) === this.#forbidden) return;
+    if (!this.#begun || this.#closed) return;
+    // What could not be opened may have waited for this address.
+    if (!this.#failed && String(this.#forbiddenNow()) === this.#forbidden) return;
     this.#cancelReopen?.();
     this.#cancelReopen = this.#system.after(settleMs, () => void this.#try(() => this.#reopen()));
   }
@@ -242,6 +261,7 @@ export class Gateway {
       .then(async () => {
         await this.#forwarding?.close();
         this.#forwarding = undefined;
+        this.#failed = false;
         if (this.#closed) return;
         const { device, gatewayBind, gatewayPort, remoteGatewayPort } = this.#config;
         const settings = this.#settings();
@@ -260,6 +280,9 @@ export class Gateway {
           onFault: (fault) => this.#system.log("warning", fault.message),
         });
       });
+    this.#opening.catch(() => {
+      this.#failed = true;
+    });
     return this.#opening;
   }
 
@@ -284,9 +307,10 @@ export class Gateway {
 
   /** The router's own addresses in the LAN's family, and the broadcast addresses of its networks. */
   #forbiddenNow(): Address[] {
-    const { gatewayAddress } = this.#mappings.net;
     const found = [...this.#own.values()].flatMap(({ address, prefixLength }) => {
-      if (familyOf(address) !== this.#families.lan || address === gatewayAddress) return [];
+      if (familyOf(address) !== this.#families.lan) return [];
+      // Others are nobody's mapping anyway.
+      if (!["private", "global"].includes(scopeOf(address))) return [];
       return this.#families.lan === 4 && prefixLength < 31
         ? [address, broadcastOf(address, prefixLength)]
         : [address];
@@ -307,6 +331,19 @@ export class Gateway {
     if (text === this.#allowed) return;
     this.#allowed = text;
     this.#forwarding?.list(peers);
+  }
+
+  async #passed(): Promise<ReadonlyMap<Address, JsonObject>> {
+    const gateways = (await this.#forwarding?.passed()) ?? [];
+    return new Map(
+      gateways.map(({ context, port, packetsIn, bytesIn, packetsOut, bytesOut }) => [
+        decodeAddress(context, 0, this.#families.tunnel),
+        {
+          ...{ port, packets_in: packetsIn, bytes_in: bytesIn },
+          ...{ packets_out: packetsOut, bytes_out: bytesOut },
+        },
+      ]),
+    );
   }
 
   #drops(): Readonly<Record<string, number>> {
@@ -346,9 +383,9 @@ export class Gateway {
     const read = async () => {
       const bytes = await this.#system.read(serversFile, 64 * 1024).catch(() => undefined);
       const lines = bytes ? new TextDecoder().decode(bytes).split("\n") : [];
-      this.#askOf(
-        lines.flatMap((line) => parseAddress(/^nameserver\s+(\S+)/.exec(line)?.[1] ?? "") ?? []).slice(0, 8),
-      );
+      const named = lines.flatMap((line) => parseAddress(/^nameserver\s+(\S+)/.exec(line)?.[1] ?? "") ?? []);
+      // The router's own would lead our questions back to us.
+      this.#askOf(named.filter((address) => scopeOf(address) !== "loopback").slice(0, maxServers));
     };
     this.#cancels.push(this.#system.watch(serversFile, () => void read()));
     await read();

@@ -24,12 +24,14 @@ import {
   type Link,
   type Neighbour,
 } from "../kernel/kernel.ts";
-import { type Address, contains, type Mac } from "../lib/address.ts";
+import { type Address, contains, type Mac, parseAddress } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import { openStore, type Store } from "../system/store.ts";
-import type { Cancel, System, WebServer } from "../system/system.ts";
+import type { Cancel, Endpoint, System, WebServer } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
+import type { Ubus } from "../ubus/ubus.ts";
+import { Discovery } from "./discovery.ts";
 import { SegmentNames } from "./names.ts";
 
 export const isolationObject = "gatehouse.isolation";
@@ -53,6 +55,8 @@ export class Isolating {
   readonly #store: Store;
   readonly #isolation: Isolation;
   readonly #names: SegmentNames;
+  readonly #discovery: Discovery;
+  readonly #ubus: Pick<Ubus, "hasSubscribers" | "notify">;
   readonly #damages: readonly string[];
   readonly #links = new Map<number, Link>();
   readonly #addresses = new Map<number, Map<Address, InterfaceAddress>>();
@@ -60,11 +64,14 @@ export class Isolating {
   /** Address outside → when a packet last came from or went to it. */
   readonly #outside = new Map<Address, number>();
   #saved: string | undefined;
+  /** Pair of services → its state as it was enforced last. */
+  #states = new Map<string, string>();
   /** Resolves when links and leases have been told for the first time. */
   readonly #begun: Promise<void>;
   #begin!: () => void;
   #applying: Promise<void> | undefined;
   #cancelRetry: Cancel | undefined;
+  #cancelReopen: Cancel | undefined;
   #door: WebServer | undefined;
   #closed = false;
 
@@ -73,6 +80,7 @@ export class Isolating {
     config: Config,
     parts: {
       readonly kernel: Kernel;
+      readonly ubus: Pick<Ubus, "hasSubscribers" | "notify">;
       readonly store: Store;
       readonly state: ReturnType<typeof isolationFormat.parse> | undefined;
       readonly damages: readonly string[];
@@ -81,6 +89,7 @@ export class Isolating {
     this.#system = system;
     this.#config = config;
     this.#kernel = parts.kernel;
+    this.#ubus = parts.ubus;
     this.#store = parts.store;
     this.#damages = parts.damages;
     this.#begun = new Promise((resolve) => {
@@ -110,6 +119,7 @@ export class Isolating {
         domains: isolation.domain,
         draw: (limit) => drawBelow(system, limit),
         dns: { port4: isolation.dnsPort, port6: isolation.dnsPort },
+        doorPort: endpointOf(isolation.http)?.port,
         privileged: {
           hosts: isolation.privilegedHost.flatMap((each) => canonicalName(each) ?? []),
           clients: isolation.privileged.flatMap((each) => canonicalName(each) ?? []),
@@ -125,10 +135,15 @@ export class Isolating {
       },
       parts.state,
     );
+    this.#discovery = new Discovery(system, this.#isolation);
   }
 
   /** Reads what was connected. */
-  static async open(system: System, config: Config, kernel: Kernel): Promise<Isolating> {
+  static async open(
+    system: System,
+    config: Config,
+    { kernel, ubus }: { readonly kernel: Kernel; readonly ubus: Pick<Ubus, "hasSubscribers" | "notify"> },
+  ): Promise<Isolating> {
     const path = `${config.main.stateDir}/isolation.json`;
     const { store, state, damage } = await openStore(system, path, {
       ...isolationFormat,
@@ -139,8 +154,7 @@ export class Isolating {
     });
     const damages = damage ? [damage.message] : [];
     for (const line of damages) system.log("error", line);
-    const isolating = new Isolating(system, config, { kernel, store, state, damages });
-    return isolating;
+    return new Isolating(system, config, { kernel, ubus, store, state, damages });
   }
 
   /**
@@ -161,6 +175,7 @@ export class Isolating {
   get status(): JsonObject {
     return {
       dns: this.#names.status,
+      discovery: { ...this.#discovery.counters },
       door: this.#door?.port ?? null,
       damaged: [...this.#damages],
       storage: this.#store.lastFault?.message ?? null,
@@ -174,6 +189,7 @@ export class Isolating {
     if (isThere) this.#links.set(link.ifindex, link);
     else {
       this.#links.delete(link.ifindex);
+      this.#discovery.remove(link.ifindex);
       this.#addresses.delete(link.ifindex);
     }
     // A device under another name is another device.
@@ -235,6 +251,8 @@ export class Isolating {
     this.#closed = true;
     this.#begin();
     this.#cancelRetry?.();
+    this.#cancelReopen?.();
+    this.#discovery.close();
     await Promise.all([this.#door?.close(), this.#names.close(), this.#applying]);
     await this.#store.close();
   }
@@ -242,11 +260,12 @@ export class Isolating {
   #tellLink(ifindex: number): void {
     const link = this.#links.get(ifindex);
     if (!link) return;
+    const own = [...(this.#addresses.get(ifindex)?.values() ?? [])];
+    this.#discovery.place(link, own);
     if (!link.up) {
       this.#tellDown(link);
       return;
     }
-    const own = [...(this.#addresses.get(ifindex)?.values() ?? [])];
     const ports = [...this.#links.values()].filter(({ master }) => master === ifindex);
     this.#isolation.linkUp({
       device: link.name,
@@ -285,6 +304,22 @@ export class Isolating {
     // Not enforced outweighs not durable.
     const worst = faults.find((each) => !(each instanceof Fault && each.code === "storage")) ?? faults[0];
     if (worst !== undefined) throw worst;
+    this.#tellStates();
+  }
+
+  /** Pairs of services that were waited for and are there, or the other way round, are told to subscribers. */
+  #tellStates(): void {
+    const { connects, commands, naming } = this.#isolation.parts;
+    const states = new Map<string, string>();
+    for (const { one, other } of connects.all()) {
+      if (naming.isOutside(one) || naming.isOutside(other)) continue;
+      const [key, state] = [`${one} ${other}`, commands.stateOf(one, other)];
+      states.set(key, state);
+      const before = this.#states.get(key);
+      if (before === undefined || before === state || !this.#ubus.hasSubscribers(isolationObject)) continue;
+      this.#ubus.notify(isolationObject, state, { name: one, peer: other }).catch(() => {});
+    }
+    this.#states = states;
   }
 
   /** Only what changed is written. @throws Fault "storage" */
@@ -312,11 +347,14 @@ export class Isolating {
     });
   }
 
-  /** The HTTP door, where it is wanted. One that cannot be opened as asked for is said, and stays shut. */
-  async #openDoor(): Promise<void> {
+  /**
+   * The HTTP door, where it is wanted. One that cannot be opened as asked for, such as on an address that is not there
+   * yet, is said, stays shut and is tried again.
+   */
+  async #openDoor(isSaid = false): Promise<void> {
     const { http, httpName, httpCert, httpKey, keyFile } = this.#config.isolation;
-    if (http === "") return;
-    const [, host, port] = /^(.*):([0-9]+)$/.exec(http)!;
+    const endpoint = endpointOf(http);
+    if (!endpoint || this.#closed) return;
     try {
       const tls = httpCert === "" ? {} : { tls: await this.#certificate(httpCert, httpKey || httpCert) };
       const door = isolationDoor({
@@ -325,10 +363,12 @@ export class Isolating {
         hosts: httpName,
         report: (line) => this.#system.log("warning", line),
       });
-      const address = host!.replace(/^\[|\]$/g, "") as Address;
-      this.#door = await this.#system.serve({ address, port: Number(port), ...tls }, door);
+      const server = await this.#system.serve({ ...endpoint, ...tls }, door);
+      if (this.#closed) await server.close();
+      else this.#door = server;
     } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
+      if (!isSaid) this.#system.log("error", messageOf(thrown));
+      if (!this.#closed) this.#cancelReopen = this.#system.after(retryMs, () => void this.#openDoor(true));
     }
   }
 
@@ -355,6 +395,13 @@ function declarationOf(service: ServiceConfig, report: (line: string) => void) {
   }
   const aliases = alias.flatMap((each) => canonicalName(each) ?? []);
   return [{ name, segment, addresses, mac, aliases, peers, hostname: canonicalName(hostname) }];
+}
+
+/** Where the configuration has the HTTP door; nowhere if it is empty. */
+function endpointOf(http: string): Endpoint | undefined {
+  const [, host = "", port = ""] = /^(.*):([0-9]+)$/.exec(http) ?? [];
+  const address = parseAddress(host.replace(/^\[|\]$/g, ""));
+  return address === undefined ? undefined : { address, port: Number(port) };
 }
 
 /** A random number from 0 up to, not including, `limit` (at most 2^32), every one as likely. */

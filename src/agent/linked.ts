@@ -40,7 +40,7 @@ export class LinkedRooms {
     const { kernel, ubus, resolving } = parts;
     const { lanDevice: lanDevices, wanDevice: wanDevices, stateDir } = config.main;
     await rooms.#try(async () => {
-      if (config.isolation.enabled) rooms.#isolating = await Isolating.open(system, config, kernel);
+      if (config.isolation.enabled) rooms.#isolating = await Isolating.open(system, config, { kernel, ubus });
       else await clearIsolation(system, kernel, stateDir);
     });
     await rooms.#try(async () => {

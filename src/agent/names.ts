@@ -1,8 +1,8 @@
 /**
  * DNS for managed segments: whatever server a service asks, the answer is ours; and what we have to ask for it.
  *
- * Kept, by device: a server on each of the router's own addresses there, because the kernel leads queries to one of
- * them and lets only that one answer. A name outside is asked for at the configured upstreams, a local name that nobody
+ * Kept, by device and address: a server on each of the router's own addresses there, because the kernel leads queries
+ * to one of them and lets only that one answer. A name outside is asked for at the configured upstreams, a local name that nobody
  * declared at the segments' resolvers.
  */
 
@@ -10,10 +10,10 @@ import {
   type Asker,
   addressRecord,
   DnsClient,
-  type DnsPlace,
   type DnsQuery,
   type DnsServer,
   failed,
+  followAliases,
   noData,
   noSuchName,
   openDnsServer,
@@ -27,7 +27,7 @@ import { type Address, scopeOf } from "../lib/address.ts";
 import { TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
 import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
-import type { Endpoint, System } from "../system/system.ts";
+import type { Cancel, Endpoint, System } from "../system/system.ts";
 
 export interface SegmentNamesOptions {
   readonly port: number;
@@ -39,22 +39,34 @@ export interface SegmentNamesOptions {
   isolation(): Isolation;
 }
 
+/** A server on one of the router's addresses. */
+interface Place {
+  readonly device: string;
+  readonly ifindex: number;
+  readonly address: Address;
+  server?: DnsServer;
+  cancelRetry?: Cancel;
+  isOver: boolean;
+}
+
 /** In whose name we deny: there is no zone, only this router. */
 const zone = ".";
 const dnsPort = 53;
 /** How long a name outside that has no address is not asked for again. */
 const missingSeconds = 60;
+/** After an address could not be listened on. */
+const reopenMs = 1_000;
 
 export class SegmentNames {
   readonly #system: System;
   readonly #options: SegmentNamesOptions;
   readonly #client: DnsClient;
   readonly #resolvers: readonly DnsClient[];
-  readonly #places = new Map<
-    string,
-    { readonly addresses: string; readonly server: Promise<DnsServer | undefined> }
-  >();
+  /** By device, interface and address. */
+  readonly #places = new Map<string, Place>();
   readonly #answered = { answered: 0, failed: 0 };
+  /** Of servers that are gone. */
+  readonly #dropped = new Map<string, number>();
   #closed = false;
 
   constructor(system: System, options: SegmentNamesOptions) {
@@ -68,20 +80,36 @@ export class SegmentNames {
   }
 
   get status(): JsonObject {
-    return { ...this.#answered, ignored: Object.fromEntries(this.#client.ignored) };
+    const drops = new Map(this.#dropped);
+    for (const { server } of this.#places.values()) {
+      for (const [reason, count] of server?.drops ?? []) drops.set(reason, (drops.get(reason) ?? 0) + count);
+    }
+    return {
+      ...this.#answered,
+      open: [...this.#places.values()].flatMap(({ address, server }) => (server ? [address] : [])),
+      dropped: Object.fromEntries(drops),
+      ignored: Object.fromEntries(this.#client.ignored),
+    };
   }
 
   /** A segment's device has these addresses: queries to them are its own. None: it is gone. */
   place(device: string, { ifindex, addresses }: { ifindex: number; addresses: readonly Address[] }): void {
+    if (this.#closed) return;
     // Nobody is led to a link-local address.
-    const own = addresses.filter((address) => scopeOf(address) !== "link").sort();
-    const before = this.#places.get(device);
-    const text = `${ifindex} ${own.join(" ")}`;
-    if (before?.addresses === text || this.#closed) return;
-    const server = this.#reopen(device, before?.server, {
-      places: own.map((address) => ({ address, port: this.#options.port, ifindex })),
-    });
-    this.#places.set(device, { addresses: text, server });
+    const own = new Set(addresses.filter((address) => scopeOf(address) !== "link"));
+    const keyOf = (address: Address) => `${device} ${ifindex} ${address}`;
+    for (const [key, place] of this.#places) {
+      if (place.device !== device || (place.ifindex === ifindex && own.has(place.address))) continue;
+      this.#places.delete(key);
+      void this.#end(place);
+    }
+    for (const address of own) {
+      const key = keyOf(address);
+      if (this.#places.has(key)) continue;
+      const place: Place = { device, ifindex, address, isOver: false };
+      this.#places.set(key, place);
+      void this.#open(place);
+    }
   }
 
   /** Asks the segments' resolvers for the local names that are waited for. */
@@ -107,28 +135,39 @@ export class SegmentNames {
   async close(): Promise<void> {
     this.#closed = true;
     for (const each of [this.#client, ...this.#resolvers]) each.close();
-    const servers = await Promise.all([...this.#places.values()].map(({ server }) => server));
-    await Promise.all(servers.map((server) => server?.close()));
+    await Promise.all([...this.#places.values()].map((place) => this.#end(place)));
   }
 
-  /** Never rejects: a place that cannot be opened is said, and its segment has no names until its next change. */
-  async #reopen(
-    device: string,
-    before: Promise<DnsServer | undefined> | undefined,
-    { places }: { readonly places: readonly DnsPlace[] },
-  ): Promise<DnsServer | undefined> {
-    await (await before)?.close();
-    if (places.length === 0 || this.#closed) return undefined;
+  /** Never rejects: what cannot be opened, such as an address that is still being tried, is said and tried again. */
+  async #open(place: Place, isSaid = false): Promise<void> {
+    const { device, ifindex, address } = place;
+    let server: DnsServer;
     try {
-      return await openDnsServer(this.#system, {
-        places,
+      server = await openDnsServer(this.#system, {
+        places: [{ address, port: this.#options.port, ifindex }],
         answer: (query, asker) => this.#answer(device, query, asker),
         onTrouble: (line) => this.#system.log("warning", line),
       });
     } catch (thrown) {
-      if (!this.#closed) this.#system.log("warning", messageOf(thrown));
-      return undefined;
+      if (place.isOver) return;
+      if (!isSaid) this.#system.log("warning", messageOf(thrown));
+      place.cancelRetry = this.#system.after(reopenMs, () => void this.#open(place, true));
+      return;
     }
+    // It may have gone meanwhile.
+    if (place.isOver) await server.close();
+    else place.server = server;
+  }
+
+  async #end(place: Place): Promise<void> {
+    place.isOver = true;
+    place.cancelRetry?.();
+    for (const [reason, count] of place.server?.drops ?? []) this.#count(reason, count);
+    await place.server?.close();
+  }
+
+  #count(reason: string, count: number): void {
+    this.#dropped.set(reason, (this.#dropped.get(reason) ?? 0) + count);
   }
 
   async #answer(device: string, { question }: DnsQuery, { endpoint }: Asker): Promise<Reply> {
@@ -164,10 +203,11 @@ async function ask(client: DnsClient, name: string, type: number): Promise<Looku
     const { message } = await client.ask({ name: `${name}.`, type });
     const { rcode } = message.flags;
     if (rcode !== Rcode.noError && rcode !== Rcode.noSuchName) return { kind: "silent" };
-    const answers = message.answers.flatMap((record): OutsideAnswer[] =>
-      record.type === type && record.address !== undefined
-        ? [{ address: record.address, ttlSeconds: record.ttlSeconds }]
-        : [],
+    const { aliases, records } = followAliases(message.answers, `${name}.`, type);
+    // An alias may lead elsewhere before the addresses change.
+    const ttlSeconds = Math.min(...[...aliases, ...records].map((record) => record.ttlSeconds));
+    const answers = records.flatMap(({ address }): OutsideAnswer[] =>
+      address === undefined ? [] : [{ address, ttlSeconds }],
     );
     return answers.length > 0 ? { kind: "found", answers } : { kind: "missing", ttlSeconds: missingSeconds };
   } catch {

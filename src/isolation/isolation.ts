@@ -31,7 +31,7 @@ import { Turns } from "./turns.ts";
 
 export type { Connected, ConnectWish } from "./commands.ts";
 export { type DoorOptions, isolationDoor } from "./door.ts";
-export { type Heard, Relay, type Relayed, type RelayOptions } from "./mdns.ts";
+export { type Heard, Relay, type RelayCounters, type Relayed, type RelayOptions } from "./mdns.ts";
 export { isolationMethods } from "./methods.ts";
 export { canonicalName } from "./name.ts";
 export type { Outcome, Question } from "./names.ts";

@@ -27,8 +27,8 @@ export interface RelayOptions {
 export interface Heard {
   readonly device: string;
   readonly source: Address;
-  /** Of UDP, that a broadcast goes to: who may not be talked to there does not hear it. */
-  readonly port?: number;
+  /** Of UDP, of a broadcast: who may not be talked to at the destination does not hear it. */
+  readonly ports?: { readonly source: number; readonly destination: number };
   /** The payload of UDP. */
   readonly bytes: Uint8Array;
 }
@@ -39,6 +39,11 @@ export interface Relayed {
   readonly to: Address;
   /** Multicast DNS: the router's own address there, which is on the link. Broadcast: the sender's stand-in. */
   readonly from: Address;
+  /**
+   * Set on a broadcast whose hearer may not begin to talk to the port that it came from: its answer passes only as
+   * that of a datagram from the sender, at this address, to the hearer's stand-in.
+   */
+  readonly answered?: { readonly source: Address; readonly standIn: Address };
   readonly bytes: Uint8Array;
 }
 
@@ -95,15 +100,16 @@ export class Relay {
   broadcast(heard: Heard, now: number): Relayed[] {
     const sender = this.#sender(heard, now);
     if (!sender) return [];
-    const { party } = sender;
+    const { party, standIn } = sender;
     const family = familyOf(heard.source);
     const { reach } = this.#options.isolation.parts;
     const relayed = this.#hearers(party, false, now).flatMap((hearer): Relayed[] => {
-      if (heard.port !== undefined && !allowsUdp(reach.permission(party, hearer.name, now), heard.port)) return [];
       const place = hearer.places[family][0];
-      return place
-        ? [{ device: place.device, to: place.address, from: sender.standIn[family], bytes: heard.bytes }]
-        : [];
+      const given = reach.permission(party, hearer.name, now);
+      if (!place || (heard.ports && !allowsUdp(given, heard.ports.destination))) return [];
+      const answered = this.#answered(heard, { party, hearer }, now);
+      const { device, address: to } = place;
+      return [{ device, to, from: standIn[family], bytes: heard.bytes, ...(answered && { answered }) }];
     });
     this.counters.relayed += relayed.length;
     return relayed;
@@ -120,6 +126,22 @@ export class Relay {
     if (this.#mayShout(party.name, now)) return { party, standIn };
     this.counters.tooMany++;
     return undefined;
+  }
+
+  /** How an answer passes that the hearer may not begin by itself. */
+  #answered(
+    { source: heard, ports }: Heard,
+    { party, hearer }: { readonly party: Party; readonly hearer: Party },
+    now: number,
+  ): Relayed["answered"] {
+    const { reach, standIns } = this.#options.isolation.parts;
+    if (!ports || allowsUdp(reach.permission(hearer, party.name, now), ports.source)) return undefined;
+    const family = familyOf(heard);
+    const own = party.places[family].map(({ address }) => address);
+    // Answers go to an address that is routed.
+    const source = own.includes(heard) ? heard : own[0];
+    const standIn = standIns.get(hearer.name)?.[family];
+    return source !== undefined && standIn !== undefined ? { source, standIn } : undefined;
   }
 
   /** Of a question who may be asked; of an answer who may ask. */

@@ -46,9 +46,7 @@ export function samePermission(left: Permission | undefined, right: Permission |
 /** Whether a datagram may go to a port. */
 export function allowsUdp(permission: Permission | undefined, port: number): boolean {
   if (permission === undefined || permission === "all") return permission === "all";
-  return permission.some(
-    (each) => each.protocol === "udp" && each.first <= port && port <= each.last,
-  );
+  return permission.some((each) => each.protocol === "udp" && each.first <= port && port <= each.last);
 }
 
 function parseRange(text: unknown): Ports[] {

@@ -6,18 +6,20 @@
  * is closed.
  */
 
-import type { Exit, IsolationPlan, Route, Segment } from "../kernel/kernel.ts";
+import type { Door, Exit, IsolationPlan, Route, Segment } from "../kernel/kernel.ts";
 import type { Family, Prefix } from "../lib/address.ts";
 import type { Pair } from "./connects.ts";
 import { isPattern } from "./name.ts";
 import { type Permission, united } from "./permission.ts";
 import { type Reach, type ReachParts, targetKey } from "./reach.ts";
-import type { Party } from "./services.ts";
+import { type Party, placesOf } from "./services.ts";
 import { overlap, type StandIn, type StandIns } from "./standins.ts";
 
 export interface PlanOptions {
   /** Where the agent's DNS listens. */
   readonly dns: { readonly port4?: number; readonly port6?: number };
+  /** TCP port of the HTTP door, for whoever is privileged. */
+  readonly doorPort?: number | undefined;
   readonly reportGroup?: number | undefined;
 }
 
@@ -66,6 +68,7 @@ export class Planner {
       pools: standIns.pools,
       routes,
       outside,
+      doors: this.#doors(clients.values(), now),
       guards: this.#guards(),
       ...(reportGroup !== undefined && { report: { group: reportGroup } }),
     };
@@ -165,6 +168,20 @@ export class Planner {
       dropEncryptedDns: !encryptedDns,
       mdns,
     }));
+  }
+
+  /** While a segment is being brought up, whoever is on it may say who the manager is. */
+  #doors(clients: Iterable<Party>, now: number): Door[] {
+    const port = this.#options.doorPort;
+    if (port === undefined) return [];
+    const { privileged, segments } = this.#parts;
+    const segment = segments.named(privileged.bootstrapping(now)?.segment ?? "");
+    const open = segment?.devices ?? [];
+    const own = [...clients].flatMap(placesOf).filter(({ device }) => !open.includes(device));
+    return [
+      ...open.map((device) => ({ device, port })),
+      ...own.map(({ device, address: source }) => ({ device, source, port })),
+    ];
   }
 
   #guards(): IsolationPlan["guards"] {

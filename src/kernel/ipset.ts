@@ -72,7 +72,7 @@ export class Ipset implements Enforcer {
   readonly name = "ipset";
   readonly limits: string[];
   readonly seesDestinationMac = false;
-  readonly periodMs = 2_000;
+  readonly periodMs = 1_000;
   readonly #system: System;
   readonly #settings: IpsetSettings;
   readonly #known = new Map<Owner, Present>();

@@ -32,6 +32,7 @@ export interface Isolated {
   readonly pools: NetsApart;
   /** In the order of the plan, exits last. */
   readonly paths: readonly Path[];
+  readonly doors: IsolationPlan["doors"];
   /** Name of a list of ports, as `nameOfPorts` gives it → the list. */
   readonly ports: ReadonlyMap<string, readonly Ports[]>;
   readonly reportGroup?: number;
@@ -60,6 +61,11 @@ export function isolatedOf(plan: IsolationPlan): Isolated {
   const index = new Index({ devices, inPool: coverOf(pools), everybody });
   for (const route of plan.routes) index.add(route);
   for (const exit of plan.outside) index.add(exit);
+  for (const { device, source, port } of plan.doors) {
+    if (!devices.has(device)) wrong(`device ${device} is in no segment`);
+    if (source !== undefined && index.isStandIn(source)) wrong(`the door for ${source} is for a stand-in`);
+    checkPort(port);
+  }
   for (const name of [...plan.guards.isolatedPorts, ...plan.guards.proxyArp])
     if (!isDeviceName(name)) wrong(`${JSON.stringify(name)} is no name of a device`);
   if (
@@ -68,7 +74,7 @@ export function isolatedOf(plan: IsolationPlan): Isolated {
   )
     wrong(`${plan.report.group} is no NFLOG group`);
   return {
-    ...{ segments, pools, paths: index.paths, ports: index.ports },
+    ...{ segments, pools, paths: index.paths, doors: plan.doors, ports: index.ports },
     ...(plan.report ? { reportGroup: plan.report.group } : {}),
   };
 }
@@ -114,6 +120,12 @@ class Index {
     this.#seen.set(`${source} ${standin}`, sourceStandin ?? "");
     if (ports !== undefined) this.#note(ports);
     this.paths.push({ ...route, family });
+  }
+
+  /** @throws TypeError for text that is no canonical address. */
+  isStandIn(address: Address): boolean {
+    checked(address);
+    return this.#places.inPool(address);
   }
 
   #note(ports: readonly Ports[]): void {

@@ -21,7 +21,7 @@
  * `-g` leads on, so that RETURN, in whatever chain, leaves all of ours for the rules of others.
  */
 
-import { type Address, encodeAddress, type Family, prefixOf } from "../lib/address.ts";
+import { type Address, encodeAddress, type Family, familyOf, prefixOf } from "../lib/address.ts";
 import { reportThreshold } from "./enforcer.ts";
 import { chainPrefix, reportLimit, setPrefix, type XtRule, type XtRules, type XtSet } from "./ipsetrules.ts";
 import { digestOf, type Isolated, nameOfPorts, type Part, type Path } from "./isolate.ts";
@@ -245,6 +245,11 @@ class Plotting {
       const group = this.#family === 4 ? "224.0.0.251/32" : "ff02::fb/128";
       const match = `-d ${group} -p udp -m udp --dport 5353 ${this.#set("mdns", "src,src")}`;
       this.#add("needs", `${match} -j RETURN`, "multicast DNS");
+    }
+    for (const { device, source, port } of this.#isolated.doors) {
+      if (source !== undefined && familyOf(source) !== this.#family) continue;
+      const who = source === undefined ? "" : ` -s ${source}`;
+      this.#add("needs", `-i ${device}${who} -p tcp -m tcp --dport ${port} -j RETURN`, "a door");
     }
     const lease = this.#family === 4 ? "--sport 68 --dport 67" : "--sport 546 --dport 547";
     this.#add("needs", `-p udp -m udp ${lease} -j RETURN`, "address assignment");

@@ -10,7 +10,8 @@
  *                        accepts nothing by itself: not found → end            ├ [ports of the route] ─┐
  *       inside: the target is where the route says (device . address in @homesv)? accept, else end ←───┤
  *       outside: the other device is of no segment? accept, else end ←─────────────────────────────────┘
- *     input ── device → i_<device>: DNS that was redirected, mDNS; addresses, discovery, answers; else end
+ *     input ── device → i_<device>: DNS that was redirected, mDNS; addresses, discovery, answers; device . source .
+ *              port in @doorsv; else end
  *     output                     ICMP redirects, which would name real addresses, go to no managed device
  *     post (nat, postrouting)    source . whom it wrote to → @asv → stand-in of the source
  *
@@ -19,7 +20,7 @@
  * thousand. What is accepted here still has to pass the firewall of the machine: see `accepts`.
  */
 
-import type { Family } from "../lib/address.ts";
+import { type Family, familyOf } from "../lib/address.ts";
 import { labelOf } from "./device.ts";
 import { digestOf, type Isolated, nameOfPorts, type Part, type Path } from "./isolate.ts";
 import {
@@ -46,14 +47,15 @@ const listeners = ["mld-listener-query", "mld-listener-report", "mld-listener-do
 
 /** The table of a plan, or undefined if it manages no device. */
 export function isolationTable(isolated: Isolated): NftTable | undefined {
-  const { segments, paths, ports, reportGroup } = isolated;
+  const { segments, paths, ports, doors, reportGroup } = isolated;
   const managed = segments.flatMap(({ devices }) => devices);
   if (managed.length === 0) return undefined;
   const sets = new Map<string, NftSet>();
   const chains = new Map<string, NftChain>();
   addMaps(sets, paths);
   sets.set("managed", elementsOf("ifname", new Map(managed.map((device) => [quoted(device), ""]))));
-  addDoors({ sets, chains }, isolated);
+  addEntrances({ sets, chains }, isolated);
+  addDoors(sets, doors);
   for (const [name, list] of ports) {
     for (const where of ["inside", "outside"] as const)
       chains.set(chainOfPorts(name, where), { rules: portRules(list, where) });
@@ -88,12 +90,17 @@ export function accepts(plan: IsolationPlan): { readonly forward: string; readon
       ...(mdns ? [`${side} udp dport 5353 accept\n`] : []),
     ];
   });
+  const doors = plan.doors.map(({ device, source, port }) => {
+    const who = source === undefined ? "" : `${protocols[familyOf(source)]} saddr ${source} `;
+    return `iifname ${quoted(device)} ${who}tcp dport ${port} accept\n`;
+  });
   return {
     forward: `${from} ct status dnat accept\n`,
     input: [
       `${from} udp dport { 67, 547 } accept\n`,
       `${from} icmpv6 type { ${[...discovery, ...listeners].join(", ")} } accept\n`,
       ...input,
+      ...new Set(doors),
     ].join(""),
   };
 }
@@ -119,8 +126,20 @@ function addMaps(sets: Map<string, NftSet>, paths: readonly Path[]): void {
   }
 }
 
+/** Ports of the router by who may use them. */
+function addDoors(sets: Map<string, NftSet>, doors: Isolated["doors"]): void {
+  const open = { all: new Map<string, string>(), 4: new Map<string, string>(), 6: new Map<string, string>() };
+  for (const { device, source, port } of doors) {
+    const to = source === undefined ? "all" : familyOf(source);
+    open[to].set(`${quoted(device)}${source === undefined ? "" : ` . ${source}`} . ${port}`, "");
+  }
+  sets.set("doors", elementsOf("ifname . inet_service", open.all));
+  for (const version of families)
+    sets.set(`doors${version}`, elementsOf(`ifname . ${types[version]} . inet_service`, open[version]));
+}
+
 /** What comes in by a managed device: its queries, its sources, what it may have of the router. */
-function addDoors(
+function addEntrances(
   { sets, chains }: { sets: Map<string, NftSet>; chains: Map<string, NftChain> },
   { segments, pools }: Isolated,
 ): void {
@@ -285,6 +304,10 @@ const crossing: Readonly<Record<string, readonly NftRule[]>> = {
   ],
   needs: [
     rule("ct direction reply accept", "answers to the router"),
+    rule("iifname . tcp dport @doors accept", "open to all of a device"),
+    ...families.map((version) =>
+      rule(`iifname . ${protocols[version]} saddr . tcp dport @doors${version} accept`, "open to one"),
+    ),
     ...leaseQueries,
     rule(`icmpv6 type { ${discovery.join(", ")} } ip6 hoplimit 255 accept`, "neighbour discovery"),
     rule(`icmpv6 type { ${listeners.join(", ")} } ip6 hoplimit 1 accept`, "multicast groups"),

@@ -20,7 +20,7 @@ import { type Answer, answerer, type Beginning } from "./isolate.ts";
 import { Lane } from "./lane.ts";
 import { type AnyPlan, cutsOf, isIsolation, orderOf, withoutHold } from "./order.ts";
 import { emptyPlan, type Owner } from "./plan.ts";
-import { Guards } from "./ports.ts";
+import { Guards, renderGuards } from "./ports.ts";
 import { openEnforcer } from "./probe.ts";
 import { Rounds } from "./rounds.ts";
 import type { IsolationPlan } from "./standins.ts";
@@ -37,10 +37,12 @@ export { accepts } from "./isolationnft.ts";
 export { type NeighbourSteering, openNeighbourSteering } from "./neighbour.ts";
 export { type LoggedPacket, Nflog, type NflogCounters, type NflogOptions, openNflog } from "./nflog.ts";
 export { type HeldPacket, Nfqueue, type NfqueueOptions, openNfqueue } from "./nfqueue.ts";
+export { type Opening, Openings } from "./opening.ts";
 export type { AnyPlan } from "./order.ts";
 export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";
 export type { DefaultRoute, InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
 export {
+  type Door,
   type Exit,
   emptyIsolation,
   type IsolationPlan,
@@ -83,6 +85,8 @@ export interface KernelCounters {
 }
 
 const unguarded = { isolatedPorts: [], proxyArp: [], managed: [] };
+/** The boot text of bridge ports and bridges, whatever the back end. */
+const guardsName = "isolation.guards";
 /** Without it at its end, the boot script takes a boot text for cut off and loads the copy. */
 const lastLine = "# complete";
 const copySuffix = ".copy";
@@ -248,7 +252,9 @@ export class Kernel {
       owned.job = undefined;
       await this.#enforcer.remove(owner);
       await this.#clearOther(owner);
-      for (const name of bootNames[this.backend](owner)) await this.#removeBootText(name);
+      const names = bootNames[this.backend](owner);
+      for (const name of owner === "isolation" ? [...names, guardsName] : names)
+        await this.#removeBootText(name);
     });
   }
 
@@ -401,7 +407,9 @@ export class Kernel {
     try {
       await this.#system.makeDirectory(this.#parts.directory, 0o700);
       // A kernel may refuse the whole text for what waits.
-      const texts = this.#enforcer.bootTexts(owner, withoutHold(order));
+      const texts = new Map(this.#enforcer.bootTexts(owner, withoutHold(order)));
+      const plan = this.#own(owner).job?.plan;
+      if (plan && isIsolation(plan)) texts.set(guardsName, renderGuards(plan.guards));
       for (const [name, rules] of texts) {
         const text = `${rules}${lastLine}\n`;
         for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {

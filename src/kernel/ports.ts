@@ -28,6 +28,15 @@ export interface Guarded {
   readonly managed: readonly string[];
 }
 
+/** What of it the boot script sets without us, where it is there: a line each. */
+export function renderGuards({
+  isolatedPorts,
+  proxyArp,
+}: Pick<Guarded, "isolatedPorts" | "proxyArp">): string {
+  const lines = [...isolatedPorts.map((name) => `port ${name}`), ...proxyArp.map((name) => `bridge ${name}`)];
+  return lines.map((line) => `${line}\n`).join("");
+}
+
 /** RTNLGRP_LINK, RTM_…LINK, AF_BRIDGE, and of `struct ifinfomsg` the size. */
 const link = { group: 1, come: 16, gone: 17, get: 18, set: 19 } as const;
 const bridgeFamily = 7;

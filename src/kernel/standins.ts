@@ -24,6 +24,8 @@ export interface IsolationPlan {
   readonly routes: readonly Route[];
   /** Routes to addresses beyond all segments, for external names; keyed as `routes` are. */
   readonly outside: readonly Exit[];
+  /** What of the router itself is open, beside what everybody needs. */
+  readonly doors: readonly Door[];
   readonly guards: Guards;
   /** Copies the head of packets that are dropped to this NFLOG group. */
   readonly report?: { readonly group: number };
@@ -79,6 +81,14 @@ export interface Exit {
   readonly ports?: readonly Ports[];
 }
 
+/** A TCP port of the router, at any of its addresses, for whoever is behind `device`, or for `source` there alone. */
+export interface Door {
+  /** Of a segment. */
+  readonly device: string;
+  readonly source?: Address;
+  readonly port: number;
+}
+
 export type Ports =
   | {
       readonly protocol: "tcp" | "udp";
@@ -103,5 +113,6 @@ export const emptyIsolation: IsolationPlan = {
   pools: [],
   routes: [],
   outside: [],
+  doors: [],
   guards: { isolatedPorts: [], proxyArp: [] },
 };

@@ -41,6 +41,54 @@ export function parseAddress(text: string): Address | undefined {
   return parseOctets(text) ? (text as Address) : undefined;
 }
 
+/** A part of a text. */
+export interface Bounds {
+  readonly from: number;
+  readonly to: number;
+}
+
+/**
+ * Reads an address out of the bytes of a text, as `parseAddress` does, but makes nothing for IPv4: stores hold a
+ * hundred thousand of them.
+ *
+ * @param into sixteen bytes: the address comes first, zeros follow.
+ */
+export function readAddress(text: Uint8Array, bounds: Bounds, into: Uint8Array): Family | undefined {
+  into.fill(0);
+  if (readOctets(text, bounds, into)) return 4;
+  const { from, to } = bounds;
+  if (to - from > 45) return undefined;
+  let part = "";
+  for (let at = from; at < to; at++) part += String.fromCharCode(text[at]!);
+  const groups = part.includes(":") ? parseGroups(part) : undefined;
+  groups?.forEach((group, index) => {
+    into[index * 2] = group >> 8;
+    into[index * 2 + 1] = group & 255;
+  });
+  return groups && 6;
+}
+
+function readOctets(text: Uint8Array, { from, to }: Bounds, into: Uint8Array): boolean {
+  let octet = 0;
+  let value = 0;
+  let digits = 0;
+  for (let at = from; at < to; at++) {
+    const digit = text[at]! - 48;
+    if (digit === -2 && digits > 0 && octet < 3) {
+      into[octet++] = value;
+      value = 0;
+      digits = 0;
+      continue;
+    }
+    const isRight = digit >= 0 && digit <= 9 && !(digits === 1 && value === 0);
+    value = value * 10 + digit;
+    if (!isRight || value > 255) return false;
+    digits++;
+  }
+  into[octet] = value;
+  return octet === 3 && digits > 0;
+}
+
 /**
  * Reads four or sixteen bytes in network order.
  *

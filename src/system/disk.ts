@@ -10,7 +10,7 @@ import { constants, type FSWatcher, watch as fsWatch, promises, type Stats } fro
 import { basename, dirname, join } from "node:path";
 import { Fault } from "../lib/fault.ts";
 import { nodeFault } from "./native.ts";
-import type { Cancel, Disk, FileStatus, Writer } from "./system.ts";
+import type { Cancel, Content, Disk, FileStatus, Writer } from "./system.ts";
 
 const mostBytes = 64 * 1024 * 1024;
 const chunkBytes = 64 * 1024;
@@ -48,7 +48,7 @@ export class Files implements Disk {
     }
   }
 
-  replace(path: string, content: Uint8Array, options: { mode?: number; keep?: string } = {}): Promise<void> {
+  replace(path: string, content: Content, options: { mode?: number; keep?: string } = {}): Promise<void> {
     const before = this.#underWay.get(path) ?? Promise.resolve();
     const done = before
       .catch(() => {})
@@ -60,11 +60,7 @@ export class Files implements Disk {
     return done;
   }
 
-  async #replace(
-    path: string,
-    content: Uint8Array,
-    options: { mode?: number; keep?: string },
-  ): Promise<void> {
+  async #replace(path: string, content: Content, options: { mode?: number; keep?: string }): Promise<void> {
     const temp = this.#tempOf(path);
     try {
       await removeLeftovers(path);
@@ -124,10 +120,7 @@ export class Files implements Disk {
     return {
       async write(piece) {
         try {
-          // A disk that is nearly full takes a part.
-          for (let done = 0; done < piece.length; ) {
-            done += (await file.write(piece, done, piece.length - done)).bytesWritten;
-          }
+          await writeAll(file, piece);
         } catch (error) {
           throw storageFault(error, `write ${path}`);
         }
@@ -327,11 +320,18 @@ async function readAll(file: promises.FileHandle, path: string, maxBytes: number
   }
 }
 
-async function writeDurably(path: string, content: Uint8Array, mode: number): Promise<void> {
+/** A disk that is nearly full takes a part. */
+async function writeAll(file: promises.FileHandle, piece: Uint8Array): Promise<void> {
+  for (let done = 0; done < piece.length; ) {
+    done += (await file.write(piece, done, piece.length - done)).bytesWritten;
+  }
+}
+
+async function writeDurably(path: string, content: Content, mode: number): Promise<void> {
   const file = await promises.open(path, "wx", mode);
   try {
     await file.chmod(mode);
-    await file.writeFile(content);
+    for (const piece of content instanceof Uint8Array ? [content] : content) await writeAll(file, piece);
     await file.sync();
   } finally {
     await file.close();

@@ -7,29 +7,40 @@
  * kept) and the copy, else the generation before, takes its place. Rooms ask for a save with a function that renders their present state;
  * callers that come while a write is under way share the next one. A disk that refuses is tried again, slower
  * and slower, until the last rendered state lies on it; who opened the store is told once when that begins and
- * once when it ends.
+ * once when it ends. A room whose state is large reads and writes the bytes of its file itself, piece by piece.
  */
 
 import { sameBytes } from "../lib/bytes.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import { isObject, type Json } from "../lib/json.ts";
-import type { Cancel, Clock, Disk } from "./system.ts";
+import type { Cancel, Clock, Content, Disk } from "./system.ts";
 
-export interface StoreFormat<State> {
+export interface StoreFormat<State> extends Told {
   /** A file of another version is not this room's to read. */
   readonly version: number;
   /** @throws SyntaxError if the value is no state of this room. */
   parse(state: unknown): State;
   /** Whether a save is durable only when a copy is, too. */
   readonly copied?: boolean;
+}
+
+/** A file whose bytes are the room's own making. */
+export interface PieceFormat<State, Saved> extends Told {
+  /** @throws SyntaxError if the bytes are no file of this room. */
+  decode(bytes: Uint8Array): State;
+  /** Pieces are asked for while those before are being written: what they say may be newer, never older. */
+  encode(saved: Saved): Iterable<Uint8Array>;
+}
+
+interface Told {
   /** Told when what was rendered last is durable. */
   onSaved?(): void;
   /** Told the first fault of a row, and `undefined` when the state is on disk again. */
   onFault?(fault: Fault | undefined): void;
 }
 
-export interface OpenedStore<State> {
-  readonly store: Store;
+export interface OpenedStore<State, Saved = Json> {
+  readonly store: Store<Saved>;
   /** Undefined: nothing was ever stored, or nothing readable is left. */
   readonly state: State | undefined;
   /** What was wrong with the file, and what was done about it. */
@@ -48,28 +59,36 @@ const lastRetryMs = 60_000;
  * A file that is missing while its previous generation is there counts as damage (a recovery was cut short), so
  * whoever wants to start afresh removes both.
  */
-export async function openStore<State>(
+export async function openStore<State, Saved = Json>(
   system: Clock & Disk,
   path: string,
-  format: StoreFormat<State>,
-): Promise<OpenedStore<State>> {
+  format: StoreFormat<State> | PieceFormat<State, Saved>,
+): Promise<OpenedStore<State, Saved>> {
+  const isCopied = "copied" in format && format.copied === true;
+  const decode = (bytes: Uint8Array) =>
+    "decode" in format ? format.decode(bytes) : decodeStore(bytes, format);
+  const encode = (saved: Saved) =>
+    "encode" in format ? format.encode(saved) : encodeStore(format.version, saved as Json);
   await system.makeDirectory(path.slice(0, path.lastIndexOf("/")) || "/", 0o700).catch(() => {});
-  const current = await readGeneration(system, path, format);
+  const current = await readGeneration(system, path, decode);
+  const parts = { told: format, isCopied, encode };
   if (current.kind === "good") {
-    const copy = format.copied ? await readGeneration(system, `${path}.copy`, format) : undefined;
-    const parts = { format, current: current.bytes, ...(copy?.kind === "good" && { copy: copy.bytes }) };
-    return { store: new Store(system, path, parts), state: current.state };
+    const copy = isCopied ? await readGeneration(system, `${path}.copy`, decode) : undefined;
+    // What is written in pieces is not compared with what lies there.
+    const bytes = "decode" in format ? ("good" as const) : current.bytes;
+    const there = { current: bytes, ...(copy?.kind === "good" && { copy: copy.bytes }) };
+    return { store: new Store(system, path, { ...parts, ...there }), state: current.state };
   }
-  const store = new Store(system, path, { format });
+  const store = new Store(system, path, parts);
   const stands: { readonly suffix: string; readonly used: string }[] = [
-    ...(format.copied ? [{ suffix: ".copy", used: "the copy is used" }] : []),
+    ...(isCopied ? [{ suffix: ".copy", used: "the copy is used" }] : []),
     { suffix: ".old", used: "the previous generation is used" },
   ];
   let missing = current.kind === "missing";
   let state: State | undefined;
   let left = "no copy or previous generation can be read";
   for (const { suffix, used } of stands) {
-    const stand = await readGeneration(system, `${path}${suffix}`, format);
+    const stand = await readGeneration(system, `${path}${suffix}`, decode);
     missing &&= stand.kind === "missing";
     if (stand.kind !== "good") continue;
     [state, left] = [stand.state, used];
@@ -91,12 +110,12 @@ type Generation<State> =
 async function readGeneration<State>(
   disk: Disk,
   path: string,
-  format: StoreFormat<State>,
+  decode: (bytes: Uint8Array) => State,
 ): Promise<Generation<State>> {
   try {
     const bytes = await disk.read(path, maxFileBytes);
     if (bytes === undefined) return { kind: "missing" };
-    return { kind: "good", state: decodeStore(bytes, format), bytes };
+    return { kind: "good", state: decode(bytes), bytes };
   } catch (thrown) {
     // A parse function that trips over a shape it did not foresee must not keep the agent from starting.
     return { kind: "bad", why: messageOf(thrown) };
@@ -148,15 +167,17 @@ async function setAside(disk: Disk, path: string): Promise<string> {
 }
 
 /** The writing half of a store. Made by `openStore`. */
-export class Store {
+export class Store<Saved = Json> {
   readonly #system: Clock & Disk;
   readonly #path: string;
-  readonly #format: StoreFormat<unknown>;
-  /** What lies under `#path`, once we know that it is good. */
-  #current: Uint8Array | undefined;
+  readonly #told: Told;
+  readonly #isCopied: boolean;
+  readonly #encode: (saved: Saved) => Content;
+  /** What lies under `#path`, once we know that it is good; we may know nothing more. */
+  #current: Uint8Array | "good" | undefined;
   /** The same for the copy. */
   #copy: Uint8Array | undefined;
-  #render: (() => Json) | undefined;
+  #render: (() => Saved) | undefined;
   #dirty = false;
   #lastFault: Fault | undefined;
   #writing: Promise<void> | undefined;
@@ -170,14 +191,18 @@ export class Store {
     system: Clock & Disk,
     path: string,
     parts: {
-      readonly format: StoreFormat<unknown>;
-      readonly current?: Uint8Array;
+      readonly told: Told;
+      readonly isCopied: boolean;
+      readonly encode: (saved: Saved) => Content;
+      readonly current?: Uint8Array | "good";
       readonly copy?: Uint8Array;
     },
   ) {
     this.#system = system;
     this.#path = path;
-    this.#format = parts.format;
+    this.#told = parts.told;
+    this.#isCopied = parts.isCopied;
+    this.#encode = parts.encode;
     this.#current = parts.current;
     this.#copy = parts.copy;
   }
@@ -198,7 +223,7 @@ export class Store {
    *
    * @throws Fault "storage"; the store goes on trying by itself.
    */
-  save(render: () => Json): Promise<void> {
+  save(render: () => Saved): Promise<void> {
     this.#render = render;
     this.#dirty = true;
     if (this.#writing === undefined) return this.#start();
@@ -210,7 +235,7 @@ export class Store {
   }
 
   /** Saves within `delayMs`, together with whatever else comes until then; for what may be lost by a crash. */
-  saveSoon(render: () => Json, delayMs: number): void {
+  saveSoon(render: () => Saved, delayMs: number): void {
     this.#render = render;
     this.#dirty = true;
     this.#later(delayMs);
@@ -251,28 +276,30 @@ export class Store {
   }
 
   async #write(): Promise<void> {
-    const content = encodeStore(this.#format.version, this.#render!());
+    const content = this.#encode(this.#render!());
+    const isThere = (bytes: Uint8Array | "good" | undefined) =>
+      bytes instanceof Uint8Array && content instanceof Uint8Array && sameBytes(bytes, content);
     try {
-      if (!(this.#current && sameBytes(this.#current, content))) {
+      if (!isThere(this.#current)) {
         // Only a generation known to be good may take the place of the one before.
         const keep = this.#current && { keep: `${this.#path}.old` };
         await this.#system.replace(this.#path, content, { mode: 0o600, ...keep });
-        this.#current = content;
+        this.#current = content instanceof Uint8Array ? content : "good";
       }
-      if (this.#format.copied && !(this.#copy && sameBytes(this.#copy, content))) {
+      if (this.#isCopied && content instanceof Uint8Array && !isThere(this.#copy)) {
         await this.#system.replace(`${this.#path}.copy`, content, { mode: 0o600 });
         this.#copy = content;
       }
     } catch (thrown) {
       throw this.#failed(thrown);
     }
-    this.#format.onSaved?.();
+    this.#told.onSaved?.();
     // What was handed in meanwhile has its own write or timer.
     if (!this.#waiting && !this.#cancelLater) this.#dirty = false;
     this.#retryMs = firstRetryMs;
     if (this.#lastFault) {
       this.#lastFault = undefined;
-      this.#format.onFault?.(undefined);
+      this.#told.onFault?.(undefined);
     }
   }
 
@@ -285,7 +312,7 @@ export class Store {
     this.#lastFault = fault;
     this.#later(this.#retryMs);
     this.#retryMs = Math.min(this.#retryMs * 2, lastRetryMs);
-    if (first) this.#format.onFault?.(fault);
+    if (first) this.#told.onFault?.(fault);
     return fault;
   }
 }

@@ -69,10 +69,10 @@ export interface Disk {
   /**
    * Replaces a file durably: when the promise resolves, the new content survives a power cut, and at every
    * moment before that either the old or the new content is there, whole. With `keep`, the content replaced
-   * stays under that path.
+   * stays under that path. Content in pieces is asked for one by one as they are written; each is valid until the next.
    * @throws Fault "storage" with the file as it was.
    */
-  replace(path: string, content: Uint8Array, options?: { mode?: number; keep?: string }): Promise<void>;
+  replace(path: string, content: Content, options?: { mode?: number; keep?: string }): Promise<void>;
   /**
    * Makes a new file that grows piece by piece. It is durable when the kernel thinks fit.
    * @throws Fault "conflict" if anything has that name already, be it a link that leads nowhere; "storage".
@@ -98,6 +98,9 @@ export interface Disk {
   /** Calls when a file may have changed, come or gone. At most ten calls a second. */
   watch(path: string, changed: () => void): Cancel;
 }
+
+/** What a file is to hold, at once or in pieces. */
+export type Content = Uint8Array | Iterable<Uint8Array>;
 
 /** A file being written. */
 export interface Writer {

@@ -121,6 +121,36 @@ test("defect: a broadcast keeps a source that can be answered: the sender's stan
   assert.is(back?.standin, standIn, "its answer has a route");
 });
 
+test("a broadcast goes to the ports that were given, and tells whose answer would not pass by itself", async () => {
+  const house = openHouse({ services });
+  const relay = new Relay({ isolation: house.isolation });
+  const { standIns } = house.isolation.parts;
+  const say = (device: string, source: string, ports: Heard["ports"]) =>
+    relay
+      .broadcast({ ...from(device, source, Uint8Array.of(1)), ...(ports && { ports }) }, 0)
+      .map(({ to, answered }) => [to, answered?.source, answered?.standIn]);
+  await house.isolation.connect({
+    name: "web",
+    peers: ["cast"],
+    ports: ["udp/1900", "tcp/80"],
+    direction: "out",
+  });
+  const standIn = standIns.get("cast")!;
+  assert.equal(say("br-apps", "10.1.0.2", { source: 5000, destination: 1900 }), [
+    ["10.2.0.2", "10.1.0.2", standIn[4]],
+  ]);
+  assert.equal(say("br-apps", "fd01::2", { source: 5000, destination: 1900 }), [
+    ["fd02::2", "fd01::2", standIn[6]],
+  ]);
+  for (const destination of [80, 1901, 1899])
+    assert.equal(say("br-apps", "10.1.0.2", { source: 5000, destination }), [], String(destination));
+  assert.equal(say("br-data", "10.2.0.2", { source: 5000, destination: 1900 }), [], "the other way");
+  await house.isolation.connect({ name: "cast", peers: ["web"], ports: ["udp/5000"], direction: "out" });
+  const open = { source: 5000, destination: 1900 };
+  assert.equal(say("br-apps", "10.1.0.2", open), [["10.2.0.2", undefined, undefined]], "it may begin itself");
+  assert.is(say("br-apps", "10.1.0.2", { ...open, source: 5001 })[0]![1], "10.1.0.2", "not there");
+});
+
 test("rewritten: cut at every length, and with any byte another, it is a message of that length or none", () => {
   const who = {
     own: [address("10.2.0.2"), address("fd02::2")],

@@ -76,6 +76,11 @@ const small: IsolationPlan = {
       target: a("2001:db8::10"),
     },
   ],
+  doors: [
+    { device: "eth0.20", port: 8080 },
+    { device: "br-apps", source: a("10.1.0.2"), port: 8443 },
+    { device: "br-apps", source: a("fd01::2"), port: 8443 },
+  ],
 };
 
 const it = suite("isolation");
@@ -163,6 +168,9 @@ it("refuses a plan that contradicts itself", () => {
     { segments: [{ ...small.segments[0]!, devices: ['a"b'] }] },
     { segments: [{ ...small.segments[0]!, dns: { port4: 0 } }] },
     { guards: { isolatedPorts: ["../x"], proxyArp: [] } },
+    { doors: [{ device: "br-none", port: 8080 }] },
+    { doors: [{ device: "br-apps", port: 0 }] },
+    { doors: [{ device: "br-apps", source: a("198.18.0.1"), port: 8080 }] },
     { report: { group: 65_536 } },
   ];
   for (const part of wrong) {

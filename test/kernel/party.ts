@@ -7,15 +7,16 @@
 import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { connect, createServer, isIPv6 } from "node:net";
+import { CLASS_IN, decodeMessage, encodeMessage, TYPE_A, TYPE_AAAA, TYPE_PTR } from "../../src/lib/dns.ts";
 import { LineReader } from "../lab/children.ts";
 
 export interface Try {
   readonly id: number;
   /**
    * `load` begins a download and answers after the first byte; `loaded` tells how many bytes came by it; `heard`
-   * how many datagrams have come that begin with `to`.
+   * how many datagrams have come that begin with `to`; `dns` asks a server `to` for the name `word`.
    */
-  readonly kind: "tcp" | "udp" | "icmp" | "load" | "loaded" | "heard";
+  readonly kind: "tcp" | "udp" | "icmp" | "load" | "loaded" | "heard" | "dns";
   readonly to: string;
   readonly port?: number;
   /** One of its own addresses. */
@@ -24,6 +25,10 @@ export interface Try {
   readonly word?: string;
   /** What is sent; the answer says whether it came back whole. Default 1. */
   readonly sizeBytes?: number;
+  /** Of a query: A, AAAA, PTR or a number. Default A. */
+  readonly type?: string;
+  /** Of a query. Default udp. */
+  readonly over?: "udp" | "tcp";
 }
 
 export interface Outcome {
@@ -32,6 +37,9 @@ export interface Outcome {
   /** Whom the other end saw. */
   readonly seen?: string;
   readonly bytes?: number;
+  /** To a query: what it says, or in capitals why it says nothing. */
+  readonly answers?: readonly string[];
+  readonly ttlSeconds?: number;
 }
 
 const waitMs = 300;
@@ -72,10 +80,100 @@ function serve(): void {
   }).listen(81, "::");
 }
 
+const types: Readonly<Record<string, number>> = { A: TYPE_A, AAAA: TYPE_AAAA, PTR: TYPE_PTR };
+const dnsWaitMs = 4_000;
+
+function queryOf(name: string, type: string): Uint8Array {
+  const plain = { response: false, opcode: 0, authoritative: false, truncated: false, rcode: 0 } as const;
+  return encodeMessage({
+    id: Math.floor(Math.random() * 65_536),
+    flags: {
+      ...plain,
+      recursionDesired: true,
+      recursionAvailable: false,
+      authenticData: false,
+      checkingDisabled: false,
+    },
+    questions: [{ name, type: types[type] ?? Number(type), class: CLASS_IN }],
+    answers: [],
+  });
+}
+
+/** The name that the first answer of a message, which it ends with, points to. */
+function pointerIn(bytes: Uint8Array): string {
+  const labels: string[] = [];
+  const read = (at: number): number => {
+    for (let here = at; ; ) {
+      const length = bytes[here]!;
+      if (length >= 0xc0) {
+        read(((length & 0x3f) << 8) | bytes[here + 1]!);
+        return here + 2;
+      }
+      if (length === 0) return here + 1;
+      labels.push(String.fromCharCode(...bytes.subarray(here + 1, here + 1 + length)));
+      here += length + 1;
+    }
+  };
+  // Header, question, and of the answer its name and ten bytes.
+  const answer = read(12) + 4;
+  const data = read(answer) + 10;
+  labels.length = 0;
+  read(data);
+  return `${labels.join(".")}.`;
+}
+
+/** What an answer to a query says. One that denies has to say for how long. */
+function saidBy(bytes: Uint8Array): Omit<Outcome, "id"> {
+  const { flags, answers, authorities = [] } = decodeMessage(bytes);
+  const found = answers.map(({ address, target, type }) => {
+    return address ?? target ?? (type === TYPE_PTR ? pointerIn(bytes) : `TYPE${type}`);
+  });
+  const [ttlSeconds] = [...answers, ...authorities].map((record) => record.ttlSeconds);
+  const timed = ttlSeconds === undefined ? {} : { ttlSeconds };
+  if (found.length > 0) return { passed: true, answers: found, ...timed };
+  const word = flags.rcode === 3 ? "NXDOMAIN" : flags.rcode === 0 ? "NODATA" : `RCODE${flags.rcode}`;
+  const isTimed = authorities.length > 0 || (flags.rcode !== 0 && flags.rcode !== 3);
+  return { passed: false, answers: [isTimed ? word : `${word} WITHOUT SOA`], ...timed };
+}
+
+/** Asks a server; whatever comes is from it, for the socket takes nobody else's word. */
+function ask({ to, port = 53, word = "", type = "A", over = "udp" }: Try): Promise<Omit<Outcome, "id">> {
+  const query = queryOf(word, type);
+  return new Promise((resolve) => {
+    const end = (bytes?: Uint8Array) => {
+      clearTimeout(timer);
+      close();
+      resolve(bytes ? saidBy(bytes) : { passed: false });
+    };
+    const timer = setTimeout(end, dnsWaitMs);
+    let close: () => void;
+    if (over === "udp") {
+      const socket = createSocket(isIPv6(to) ? "udp6" : "udp4");
+      close = () => socket.close();
+      socket.on("error", () => end());
+      socket.on("message", (message) => end(message));
+      socket.connect(port, to, () => socket.send(query));
+      return;
+    }
+    const socket = connect({ host: to, port });
+    close = () => socket.destroy();
+    let bytes = Buffer.alloc(0);
+    socket.on("connect", () =>
+      socket.write(Buffer.concat([Uint8Array.of(query.length >> 8, query.length & 255), query])),
+    );
+    socket.on("data", (chunk) => {
+      bytes = Buffer.concat([bytes, chunk]);
+      if (bytes.length >= 2 && bytes.length >= 2 + bytes.readUInt16BE(0)) end(bytes.subarray(2));
+    });
+    socket.on("error", () => end());
+  });
+}
+
 function attempt(given: Try): Promise<Omit<Outcome, "id">> {
   const { kind, to, port = 80, from, word = "x", sizeBytes = word.length } = given;
   if (kind === "heard")
     return Promise.resolve({ passed: true, bytes: heard.filter((text) => text.startsWith(to)).length });
+  if (kind === "dns") return ask(given);
   if (kind === "loaded") return Promise.resolve({ passed: true, bytes: loads.get(to) ?? 0 });
   return new Promise((resolve) => {
     const none = () => resolve({ passed: false });

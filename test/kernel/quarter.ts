@@ -8,7 +8,6 @@
  * The test's own namespace is the router, which forwards everything: what is stopped is stopped by the plan.
  */
 
-import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import * as assert from "uvu/assert";
 import {
@@ -21,7 +20,8 @@ import {
   type Segment,
 } from "../../src/kernel/kernel.ts";
 import { type Address, decodeAddress, parseAddress, parsePrefix } from "../../src/lib/address.ts";
-import { eventually, LineReader, must } from "../lab/children.ts";
+import { eventually, must } from "../lab/children.ts";
+import { Party } from "./driver.ts";
 import type { Outcome, Try } from "./party.ts";
 import { sh } from "./street.ts";
 
@@ -125,41 +125,6 @@ export function crowd(pairs: number): IsolationPlan {
     ],
     routes,
   };
-}
-
-class Party {
-  readonly #child: ChildProcess;
-  readonly #waiting = new Map<number, (outcome: Outcome) => void>();
-  readonly ready: Promise<Outcome>;
-  #count = 0;
-
-  constructor(name: string, program: string) {
-    this.#child = spawn("ip", ["netns", "exec", name, process.execPath, program, "party"], {
-      stdio: ["pipe", "pipe", "inherit"],
-    });
-    this.ready = new Promise((resolve) => this.#waiting.set(0, resolve));
-    const lines = new LineReader((line) => {
-      const outcome = JSON.parse(line) as Outcome;
-      this.#waiting.get(outcome.id)?.(outcome);
-      this.#waiting.delete(outcome.id);
-    });
-    this.#child.stdout!.setEncoding("utf8").on("data", (chunk: string) => lines.push(chunk));
-  }
-
-  try(given: Omit<Try, "id">): Promise<Outcome> {
-    const id = ++this.#count;
-    return new Promise((resolve) => {
-      this.#waiting.set(id, resolve);
-      this.#child.stdin!.write(`${JSON.stringify({ id, ...given })}\n`);
-    });
-  }
-
-  close(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#child.on("exit", () => resolve());
-      this.#child.stdin!.end();
-    });
-  }
 }
 
 export class Quarter {

@@ -89,7 +89,7 @@ export async function must(argv: readonly string[], options: RunOptions = {}): P
 export async function eventually<T>(
   what: string,
   check: () => T | Promise<T>,
-  limitMs = 10_000,
+  limitMs = 30_000,
 ): Promise<NonNullable<T>> {
   const endsAt = performance.now() + limitMs;
   for (;;) {

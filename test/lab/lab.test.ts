@@ -19,11 +19,12 @@ interface Up {
   text(): string;
 }
 
+/** Starts a lab without an agent. */
+const up = (...args: string[]) => start("--no-agent", ...args);
+
 /** Starts a lab in the foreground and waits until it says that it is up. */
-async function up(...args: string[]): Promise<Up> {
-  const child = spawn(process.execPath, [program, "up", "--no-agent", ...args], {
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+async function start(...args: string[]): Promise<Up> {
+  const child = spawn(process.execPath, [program, "up", ...args], { stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk) => (text += chunk));
   const ended = new Promise<number>((resolve) => {
@@ -118,6 +119,25 @@ test("lab up: two without a name run side by side, and each ends alone", async (
   await untilLike(before);
 });
 
+test("lab up --ipref: two homes with the same addresses, where hosts of one know those of the other by name", async () => {
+  const before = await traces();
+  const running = await start("--ipref");
+  await eventually("the lab listed", () => runningLabs()[0]?.enclosure);
+  for (const [from, name] of [
+    ["mine-laptop", "nas.parents.example"],
+    ["parents-laptop", "nas.mine.example"],
+  ] as const) {
+    assert.match((await lab("exec", from, "ip", "-4", "address")).stdout, " 192.168.1.10/24 ");
+    assert.match((await lab("exec", from, "ping", "-c1", "-W5", name)).stdout, " 0% packet loss");
+  }
+  // What is printed to be tried works as it stands.
+  const [, hint] = / exec (mine gatehouse .*)/.exec(running.text())!;
+  assert.match((await lab("exec", ...hint!.split(" "))).stdout, "203.0.113.98");
+  assert.is((await lab("down")).status, 0);
+  assert.is(await running.ended, 0);
+  await untilLike(before);
+});
+
 test("lab up: SIGTERM leaves nothing, also in the middle of building", async () => {
   const before = await traces();
   const running = await up("--name", "one");
@@ -178,6 +198,7 @@ test("lab: what is typed wrongly is answered by one line and status 2", async ()
     ["up", "--name", "A/b"],
     ["up", "--nonsense"],
     ["up", "--backend", "pf"],
+    ["up", "--ipref", "--uplinks"],
     ["dance"],
     [],
   ]) {

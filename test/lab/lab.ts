@@ -2,6 +2,7 @@
  * The lab for people: a home network with the agent in its router, on one machine, until Ctrl-C.
  *
  *     npm run lab -- up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
+ *     npm run lab -- up --services [--name NAME] [--backend nft|ipset] [--no-agent] [--quiet]
  *     npm run lab -- up --ipref [--name NAME] [--no-agent] [--quiet]
  *     npm run lab -- exec [--name NAME] HOST COMMAND…
  *     npm run lab -- status
@@ -13,23 +14,25 @@
  * mean the only lab that runs.
  */
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isatty } from "node:tty";
 import { parseArgs } from "node:util";
 import { messageOf } from "../../src/lib/fault.ts";
-import { eventually, statusOf } from "./children.ts";
 import { servePages } from "../web/serve.ts";
+import { eventually, statusOf } from "./children.ts";
 import { Claim, checkName, childrenOf, isAlive, processOf, type RunningLab, runningLabs } from "./claim.ts";
 import { enclose } from "./enclosure.ts";
 import { Neighbourhood, renderTrials } from "./neighbourhood.ts";
 import { Lab, root, searchPath } from "./network.ts";
+import { renderErrands, renderReach, services, Town } from "./services.ts";
 import { type Frame, plain, redraw, renderHints, renderView, rowsOf, type Size, type View } from "./table.ts";
-import type { Backend } from "./topology.ts";
+import { type Backend, paths } from "./topology.ts";
 import { addUplink, leaseUplinks } from "./uplinks.ts";
 
 const usage = `usage: lab up [--name NAME] [--backend nft|ipset] [--uplinks] [--no-agent] [--quiet]
+       lab up --services [--name NAME] [--backend nft|ipset] [--no-agent] [--quiet]
        lab up --ipref [--name NAME] [--no-agent] [--quiet]
        lab exec [--name NAME] HOST COMMAND…
        lab status
@@ -46,6 +49,8 @@ interface UpOptions {
   readonly uplinks: boolean;
   /** Two homes with the same addresses instead of one (neighbourhood.ts). */
   readonly ipref: boolean;
+  /** Services on three segments, kept apart. */
+  readonly services: boolean;
 }
 
 /** What the process in the enclosure tells the one in the foreground. */
@@ -102,10 +107,13 @@ function up(args: readonly string[]): Promise<number> {
       quiet: { type: "boolean", default: false },
       uplinks: { type: "boolean", default: false },
       ipref: { type: "boolean", default: false },
+      services: { type: "boolean", default: false },
     },
   });
   if (values.ipref && (values.uplinks || values.backend !== "auto"))
     throw new Refusal(2, "Cannot start: --ipref goes with neither --uplinks nor --backend");
+  if (values.services && (values.uplinks || values.ipref))
+    throw new Refusal(2, "Cannot start: --services goes with neither --uplinks nor --ipref");
   if (!["auto", "nft", "ipset"].includes(values.backend))
     throw new Refusal(2, "Cannot start: --backend nft or ipset");
   if (values.name !== undefined) checkName(values.name);
@@ -126,6 +134,7 @@ function up(args: readonly string[]): Promise<number> {
     quiet: values.quiet,
     uplinks: values.uplinks,
     ipref: values.ipref,
+    services: values.services,
   };
   const [program, ...rest] = enclose([process.execPath, __filename, "inside", JSON.stringify(options)]);
   // Away from the terminal's signals: they come here, and the enclosure is told.
@@ -175,6 +184,7 @@ async function inside(text: string): Promise<never> {
   const print = (line: string) => process.stdout.write(`${line}\n`);
   if (!options.quiet) print(`gatehouse lab ${options.name}: building the network`);
   if (options.ipref) return insideHomes(options, print);
+  if (options.services) return insideTown(options, print);
   const lab = await Lab.up({ backend: options.backend, agent: options.agent });
   if (options.uplinks) {
     await addUplink(lab);
@@ -208,6 +218,25 @@ async function inside(text: string): Promise<never> {
         ...hints,
       ];
     });
+    await new Promise((resolve) => setTimeout(resolve, process.stdout.isTTY ? drawEveryMs : printEveryMs));
+  }
+}
+
+/** The same for services that are kept apart; some are connected for a start. */
+async function insideTown(options: UpOptions, print: (line: string) => void): Promise<never> {
+  const town = await Town.up({ backend: options.backend, agent: options.agent });
+  if (options.agent) {
+    await town.connect("web", ["lamp"]);
+    await town.connect("app", ["cam", "*.example.net"], { direction: "out" });
+  }
+  process.send!({ hosts: town.lab.hosts } satisfies UpMessage);
+  print(`gatehouse lab ${options.name} is up: ${town.lab.hosts.join(", ")}; Ctrl-C ends it`);
+  if (options.quiet || !options.agent) return new Promise(() => setInterval(() => {}, 1 << 30));
+  const hints = renderErrands(options.named ? options.name : undefined);
+  const show = shower();
+  for (;;) {
+    const reach = await town.reach().catch((error: unknown) => [plain(messageOf(error))]);
+    show(() => [...reach, "", ...hints]);
     await new Promise((resolve) => setTimeout(resolve, process.stdout.isTTY ? drawEveryMs : printEveryMs));
   }
 }
@@ -310,9 +339,22 @@ function status(): number {
   for (const lab of labs) {
     const state = lab.enclosure === undefined ? "is starting" : `is up: ${lab.hosts.join(", ")}`;
     console.log(`${lab.name} (process ${lab.foreground.pid}) ${state}`);
+    for (const line of reachIn(lab)) console.log(`  ${line}`);
   }
   if (labs.length === 0) console.log("No lab runs");
   return labs.length > 0 ? 0 : 1;
+}
+
+/** Who may talk to whom in a lab of services; nothing of any other, or while there is no agent. */
+function reachIn({ enclosure, hosts }: RunningLab): string[] {
+  if (enclosure === undefined || !services.every(({ name }) => hosts.includes(name))) return [];
+  const ask = ["gatehouse", "-s", paths.bus, "-S", "call", "gatehouse.isolation", "list"];
+  const { status, stdout } = spawnSync(
+    "nsenter",
+    ["--target", String(enclosure.pid), "--mount", "--pid", "ip", "netns", "exec", "router", ...ask],
+    { encoding: "utf8", env: { ...process.env, PATH: searchPath }, timeout: stopLimitMs },
+  );
+  return status === 0 ? renderReach(JSON.parse(stdout)) : [];
 }
 
 async function down(args: readonly string[]): Promise<number> {

@@ -15,7 +15,7 @@
 
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Daemon, must, run } from "./children.ts";
+import { Daemon, must } from "./children.ts";
 import { type Home, Homes, type HomesOptions } from "./homes.ts";
 import { root, searchPath } from "./network.ts";
 
@@ -23,8 +23,9 @@ export type HomeName = Home["name"];
 export const homeNames = ["mine", "parents"] as const;
 
 export interface NeighbourhoodOptions extends HomesOptions {
-  /** IP version of the hosts, and of the way between the routers. Default 4. */
-  readonly lan?: 4 | 6;
+  /** IP version of the hosts, in both homes or in each. Default 4. */
+  readonly lan?: 4 | 6 | Readonly<Record<HomeName, 4 | 6>>;
+  /** IP version of the way between the routers. Default 4. */
   readonly tunnel?: 4 | 6;
   /** UCI lines added to `config ipref` of both. */
   readonly ipref?: readonly string[];
@@ -54,7 +55,7 @@ const dnsmasqBasics = ["keep-in-foreground", "user=root", "pid-file=", "log-faci
 
 /** What each of the two routers is told. */
 export function renderConfiguration(home: Home, other: Home, options: NeighbourhoodOptions): string {
-  const { lan = 4, tunnel = 4, ipref = [] } = options;
+  const { tunnel = 4, ipref = [] } = options;
   const own = folderOf(home.name);
   return `config gatehouse 'main'
 	option state_dir '${own}/state'
@@ -74,7 +75,7 @@ config tables 'tables'
 config ipref 'ipref'
 	option enabled '1'
 	option gateway_bind '${publicOf(home, tunnel)}'
-	option encode_net '${encodeNets[lan]}'
+	option encode_net '${encodeNets[lanOf(home.name, options)]}'
 	option hosts '${hostsOf(home.name)}'
 	option mapper_socket '${mapperOf(home.name)}'
 	list peer '${publicOf(other, tunnel)}'
@@ -82,6 +83,26 @@ config ipref 'ipref'
 	list upstream '${nameServer}'
 	option dns_port '${dnsPort}'
 ${ipref.map((line) => `\t${line}\n`).join("")}`;
+}
+
+/** What to try in it, in a second terminal. */
+export function renderTrials(lab: string | undefined): string[] {
+  const exec = `npm run -s lab -- exec ${lab === undefined ? "" : `--name ${lab} `}`;
+  const ask = (home: HomeName, method: string) =>
+    `  ${exec}${home} gatehouse -s ${busOf(home)} call gatehouse.ipref ${method}`;
+  return [
+    "Both homes are 192.168.1.0/24. Try in a second terminal:",
+    `  ${exec}mine-laptop ping nas.parents.example`,
+    `  ${exec}parents-laptop ping nas.mine.example`,
+    `  ${exec}parents-nas iperf3 -s -D`,
+    `  ${exec}mine-laptop iperf3 -c nas.parents.example`,
+    `  ${exec}mine dig @127.0.0.1 nas.parents.example`,
+    `  ${exec}internet dig @${nameServer} nas.parents.example TXT`,
+    `  ${exec}internet tcpdump -ni any udp port 1045`,
+    ask("mine", "mappings"),
+    ask("parents", "peers"),
+    ask("parents", "drops"),
+  ];
 }
 
 /** A home's hosts file: who is published under which reference. */
@@ -100,6 +121,7 @@ function renderRouterNames(home: Home): string {
     `server=${nameServer}`,
     `server=/${zone}/127.0.0.1#${dnsPort}`,
     `rebind-domain-ok=/${zone}/`,
+    ...home.hosts.map((host) => `host-record=${bare(host.name)}.lan,${host.address4},${host.address6}`),
     "",
   ].join("\n");
 }
@@ -143,7 +165,7 @@ export class Neighbourhood {
       daemon(home, "bus", [...gatehouse(home), "bus"], { probe: async () => existsSync(busOf(home)) });
     const agent = (home: HomeName) =>
       daemon(home, "agent", [...gatehouse(home), "run", "-c", configurationOf(home)], {
-        probe: async () => (await this.#status(home))?.ready === true,
+        ready: / runs, \d+ nodes/,
       });
     this.#buses = { mine: bus("mine"), parents: bus("parents") };
     this.agents = { mine: agent("mine"), parents: agent("parents") };
@@ -187,7 +209,6 @@ export class Neighbourhood {
   }
 
   async #furnish(): Promise<void> {
-    const { lan = 4, tunnel = 4 } = this.#options;
     const { mine, parents } = this.homes;
     // Hosts need a resolv.conf each: that happens to a copy of /etc.
     mkdirSync(etc, { recursive: true });
@@ -197,14 +218,14 @@ export class Neighbourhood {
     const files: Record<string, string> = {
       "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
       "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-      [`${folder}/internet-dnsmasq.conf`]: renderInternetNames([mine, parents], tunnel),
+      [`${folder}/internet-dnsmasq.conf`]: renderInternetNames([mine, parents], this.#options.tunnel ?? 4),
       "/etc/netns/internet/resolv.conf": `nameserver ${nameServer}\n`,
     };
     for (const [home, other] of [
       [mine, parents],
       [parents, mine],
     ] as const) {
-      mkdirSync(folderOf(home.name), { recursive: true });
+      const lan = lanOf(home.name, this.#options);
       files[configurationOf(home.name)] = renderConfiguration(home, other, this.#options);
       files[hostsOf(home.name)] = renderPublished(home, lan);
       files[`${folder}/${home.name}-dnsmasq.conf`] = renderRouterNames(home);
@@ -226,12 +247,10 @@ export class Neighbourhood {
     await this.#buses[name].start();
     await this.agents[name].start();
   }
+}
 
-  async #status(home: HomeName): Promise<{ readonly ready: boolean } | undefined> {
-    const argv = [join(root, "dist/gatehouse"), "-s", busOf(home), "-S", "call", "gatehouse", "status"];
-    const { status, stdout } = await run(["ip", "netns", "exec", home, ...argv]);
-    return status === 0 ? (JSON.parse(stdout) as { ready: boolean }) : undefined;
-  }
+function lanOf(name: HomeName, { lan = 4 }: NeighbourhoodOptions): 4 | 6 {
+  return typeof lan === "number" ? lan : lan[name];
 }
 
 function publicOf(home: Home, tunnel: 4 | 6): string {

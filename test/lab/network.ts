@@ -39,6 +39,10 @@ export interface LabOptions {
   readonly agent?: boolean;
   /** UCI text added to the router's /etc/config/gatehouse. */
   readonly configuration?: string;
+  /** Lines added to what dnsmasq in the router is told. */
+  readonly dnsmasq?: readonly string[];
+  /** Hosts that others build, by name: commands reach them as they do all, and they go with the lab. */
+  readonly guests?: readonly string[];
 }
 
 /** The project's folder: where package.json is. Tests and the lab are started there. */
@@ -193,7 +197,8 @@ export class Lab {
 
   /** Names of all hosts. */
   get hosts(): string[] {
-    return ["router", "internet", ...this.clients.map((each) => each.name)];
+    const guests = this.#options.guests ?? [];
+    return ["router", "internet", ...this.clients.map((each) => each.name), ...guests];
   }
 
   /** Runs a command on a host to its end, without a shell. */
@@ -314,7 +319,11 @@ export class Lab {
       "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
       "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
       "/etc/config/dhcp": topology.renderHosts(this.clients),
-      [`${paths.folder}/dnsmasq.conf`]: topology.renderRouterDnsmasq(this.clients),
+      [`${paths.folder}/dnsmasq.conf`]: [
+        topology.renderRouterDnsmasq(this.clients),
+        ...(this.#options.dnsmasq ?? []),
+        "",
+      ].join("\n"),
       [`${paths.folder}/ns.conf`]: topology.renderInternetDnsmasq(),
       [`${paths.folder}/mosquitto.conf`]: topology.mosquittoConfiguration,
       [paths.dhcpScript]: topology.dhcpScript,

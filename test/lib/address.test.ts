@@ -19,6 +19,7 @@ import {
   parseMac,
   parsePrefix,
   prefixOf,
+  readAddress,
   type Scope,
   scopeOf,
 } from "../../src/lib/address.ts";
@@ -266,6 +267,39 @@ test("compareAddresses() orders IPv4 before IPv6, each by value", () => {
   ] as Address[];
   assert.equal([...ordered].reverse().sort(compareAddresses), ordered);
   assert.is(compareAddresses("::1" as Address, "::1" as Address), 0);
+});
+
+test("readAddress: out of the midst of bytes the same as parseAddress", () => {
+  const check = (text: string) => {
+    const into = new Uint8Array(16).fill(9);
+    const bytes = new TextEncoder().encode(`1${text}1`);
+    const family = readAddress(bytes, { from: 1, to: bytes.length - 1 }, into);
+    const address = parseAddress(text);
+    assert.is(family, address && familyOf(address), text);
+    if (address === undefined) return;
+    const expected = new Uint8Array(16);
+    expected.set(encodeAddress(address));
+    assert.equal(into, expected);
+  };
+  for (const text of [
+    "",
+    "1.2.3",
+    "1.2.3.4.5",
+    "01.2.3.4",
+    "0.0.0.0",
+    "256.1.1.1",
+    "1..2.3",
+    "1.2.3.",
+    "::",
+    "::1%a",
+  ]) {
+    check(text);
+  }
+  fc.assert(fc.property(fc.ipV4(), check));
+  fc.assert(fc.property(fc.ipV6(), check));
+  fc.assert(fc.property(fc.string({ unit: fc.constantFrom(..."0125.:af"), maxLength: 20 }), check), {
+    numRuns: 2_000,
+  });
 });
 
 test.run();

@@ -127,6 +127,30 @@ test("replace writes, keeps the content before, sets the mode, and leaves nothin
   assert.equal(await disk.list(`${root}/state`), ["nodes.json", "nodes.json.1"]);
 });
 
+test("replace takes pieces one by one, and what fails between them leaves the file as it was", async () => {
+  const path = `${root}/pieces`;
+  const piece = new Uint8Array(70_000);
+  function* pieces(most: number): Iterable<Uint8Array> {
+    // The same memory each time: a piece is written when the next is asked for.
+    for (let at = 0; at < 5; at++) {
+      if (at === most) throw new Error("no more to be had");
+      yield piece.fill(at);
+    }
+  }
+  await disk.replace(path, pieces(9));
+  const content = readFileSync(path);
+  assert.is(content.length, 350_000);
+  for (let at = 0; at < 5; at++)
+    assert.ok(content.subarray(at * 70_000, (at + 1) * 70_000).every((byte) => byte === at));
+  const thrown = await disk.replace(path, pieces(3)).catch((fault: unknown) => fault);
+  assert.is((thrown as { code: string }).code, "storage");
+  assert.equal(readFileSync(path), content);
+  assert.equal(
+    readdirSync(root).filter((name) => name.startsWith(".pieces")),
+    [],
+  );
+});
+
 test("replacements of one file keep their order", async () => {
   const path = `${root}/order`;
   await Promise.all(Array.from({ length: 30 }, (_, index) => disk.replace(path, bytes(String(index)))));

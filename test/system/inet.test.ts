@@ -77,6 +77,30 @@ for (const [one, two] of [
   });
 }
 
+for (const [any, groups] of [
+  ["0.0.0.0", ["224.0.0.251", "239.255.255.250"]],
+  ["::", ["ff02::fb", "ff05::c"]],
+] as const) {
+  test(`udp: is a member of groups on one interface until it is closed (${any})`, async () => {
+    const joined = (device: string) => {
+      const listed = execFileSync("ip", ["maddr", "show", "dev", device]).toString().split(/\s+/);
+      return groups.filter((each) => listed.includes(each));
+    };
+    const member = { ...at(any, 0), groups: groups as unknown as readonly Address[] };
+    const socket = system.udp({ ...member, ifindex: ifindex("left") }, listen().handlers);
+    assert.equal(joined("left"), groups);
+    assert.equal(joined("right"), []);
+    socket.close();
+    await until(() => joined("left").length === 0, "the end of the membership");
+    assert.throws(() => system.udp(member, listen().handlers), TypeError);
+    const before = descriptors();
+    const nowhere = () =>
+      system.udp({ ...member, groups: [at("10.0.0.1", 0).address], ifindex: 1 }, listen().handlers);
+    assert.is.not(codeOf(nowhere), "no fault");
+    assert.is(descriptors(), before);
+  });
+}
+
 test("udp: the kernel's ports are not guessable by counting", () => {
   const sockets = Array.from({ length: 16 }, () => system.udp(at("127.0.0.1", 0), listen().handlers));
   const ports = sockets.map(({ local }) => local.port);

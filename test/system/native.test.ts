@@ -46,6 +46,7 @@ const signatures: Readonly<Record<keyof Netio, readonly Kind[]>> = {
   listen: ["handle", "number"],
   accept: ["handle"],
   filter: ["handle", "bytes"],
+  group: ["handle", "number", "bytes"],
   clock: ["number"],
   option: ["handle", "number", "number", "number"],
   address: ["handle", "bytes"],

@@ -25,10 +25,8 @@ bool begin(napi_env env, napi_callback_info info, size_t count, struct call *cal
 }
 
 bool integer(struct call *call, size_t index, double lowest, double highest, int64_t *out) {
-  napi_valuetype type;
-  double value;
-  if (napi_typeof(call->env, call->args[index], &type) != napi_ok || type != napi_number ||
-      napi_get_value_double(call->env, call->args[index], &value) != napi_ok)
+  double value; /* anything but a number is refused; nothing is converted */
+  if (napi_get_value_double(call->env, call->args[index], &value) != napi_ok)
     return throw_type(call->env, "Cannot call netio: an argument is not a number");
   if (!(value >= lowest && value <= highest) || value != (double)(int64_t)value)
     return throw_range(call->env, "Cannot call netio: a number is out of range");
@@ -39,10 +37,8 @@ bool integer(struct call *call, size_t index, double lowest, double highest, int
 static int32_t nothing[1];
 
 static bool view(struct call *call, size_t index, napi_typedarray_type wanted, void **data, size_t *length) {
-  bool is = false;
-  napi_typedarray_type type;
-  if (napi_is_typedarray(call->env, call->args[index], &is) != napi_ok || !is ||
-      napi_get_typedarray_info(call->env, call->args[index], &type, length, data, NULL, NULL) != napi_ok ||
+  napi_typedarray_type type; /* anything but a typed array is refused */
+  if (napi_get_typedarray_info(call->env, call->args[index], &type, length, data, NULL, NULL) != napi_ok ||
       type != wanted)
     return throw_type(call->env, "Cannot call netio: an argument is not the right typed array");
   if (*data == NULL) { /* empty or detached */
