@@ -3,13 +3,15 @@
  *
  *     thread → owner   { ready }  it moves packets             owner → thread   { answer }  it is there now, or not
  *                      { ask }    a mapping is missing                          { list }    who may make mappings
- *                      { gone }   somebody removed the TUN
+ *                      { gone }   somebody removed the TUN                      { count }   what passed is wanted
+ *                      { passed } from and to each gateway
  *
  * A question has a key, and is asked once while it is open: at most `limit` are, whatever comes in, so that an owner
  * who is busy is never flooded and the thread never waits. One that was refused is not asked again for a second, nor
  * kept longer. Bytes from packets stay bytes; the owner judges them.
  */
 
+import type { GatewayCounts } from "./gateways.ts";
 import type { ForwardSettings } from "./settings.ts";
 import type { ReaderHandle } from "./table.ts";
 
@@ -21,9 +23,11 @@ export type Wanted =
 export type ToOwner =
   | { readonly kind: "ready" }
   | { readonly kind: "gone" }
+  | { readonly kind: "passed"; readonly gateways: readonly GatewayCounts[] }
   | { readonly kind: "ask"; readonly key: string; readonly wanted: Wanted };
 
 export type ToThread =
+  | { readonly kind: "count" }
   | { readonly kind: "answer"; readonly key: string; readonly found: boolean }
   | { readonly kind: "list"; readonly contexts: readonly Uint8Array[] | "all" };
 

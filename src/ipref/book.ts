@@ -14,14 +14,14 @@
  * most live ones loses its least recently used. What is not idle stays, and the newcomer is refused.
  */
 
-import type { Address } from "../lib/address.ts";
+import { type Address, decodeAddress } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
 import { Keeping, type Named, type Unkept } from "./keeping.ts";
 import { type Asker, type Peer, Peers } from "./peers.ts";
-import { Mark, type Pair, Records } from "./records.ts";
+import { keysOf, Mark, type Pair, Records } from "./records.ts";
 import { drawReference, formatReference } from "./reference.ts";
 import { type GatewayFacts, Rules } from "./rules.ts";
-import type { SavedLines, SavedMapping } from "./saved.ts";
+import type { MappingLine, SavedLines } from "./saved.ts";
 import type { SourceState, Written } from "./sources.ts";
 import { State } from "./table.ts";
 
@@ -173,12 +173,12 @@ export class Book {
   load(saved: readonly SavedLines[], boot: string, now: number): { sources: SourceState[]; left: number } {
     const sources = new Map<string, SourceState>();
     let left = 0;
-    for (const { boot: of, lines } of saved) {
-      const isOurs = of === boot && boot !== "";
-      for (const line of lines) {
-        if ("records" in line) sources.set(line.owner, line);
-        else if (!this.#restore(line, isOurs, now)) left++;
-      }
+    for (const lines of saved) {
+      const isThisBoot = lines.boot === boot && boot !== "";
+      for (const source of lines.sources) sources.set(source.owner, source);
+      lines.eachMapping((line) => {
+        if (!this.#restore(line, isThisBoot, now)) left++;
+      });
     }
     return { sources: [...sources.values()], left };
   }
@@ -292,7 +292,7 @@ export class Book {
   }
 
   #begin(pair: Pair, terms: { readonly peer: Peer; readonly asked: Asker; readonly now: number }): Named {
-    const record = this.records.add(pair.kind, this.records.keysOf(pair), Mark.drawn);
+    const record = this.records.add(pair.kind, keysOf(pair), Mark.drawn);
     if (record === 0) throw new Fault("limit", "Cannot make mapping: the forwarders still hold every place");
     this.records.slots[record] = terms.peer.slot;
     return this.#live(record, terms.asked, terms.now);
@@ -414,7 +414,7 @@ export class Book {
         : this.records.byAddress("theirs", pair.address, State.drawn);
     if (drawn !== 0) this.#forget(drawn);
     while (this.records.count >= this.#options.maxMappings) if (!this.#giveWay(now)) return 0;
-    return this.records.add(pair.kind, this.records.keysOf(pair), Mark.written);
+    return this.records.add(pair.kind, keysOf(pair), Mark.written);
   }
 
   #countWritten({ record: { kind, context } }: Written, by: 1 | -1): void {
@@ -425,51 +425,55 @@ export class Book {
   }
 
   /** @returns whether the line makes sense here, and there is a place for it. */
-  #restore(saved: SavedMapping, isOurs: boolean, now: number): boolean {
-    const { kind, context, reference, rests } = saved;
+  #restore(line: MappingLine, isThisBoot: boolean, now: number): boolean {
+    const { isOurs, rests } = line;
     const { records, peers } = this;
-    const { net } = this.#options.facts;
-    const keys = records.keysOf(saved);
-    const present = kind === "ours" ? peers.locals : peers.get(context!);
-    // Of a peer that has mappings already the context need not be judged again.
-    const isRight =
-      reference > 0n &&
-      (kind === "ours"
-        ? this.rules.wrongLocal(saved.address) === undefined
-        : net.isUsable(saved.address) &&
-          (present !== undefined || this.rules.wrongRemote(context!, reference) === undefined));
-    if (!isRight) return false;
+    const { table } = records;
+    const { tunnel } = this.#options.facts;
+    if (!isOurs && line.contextFamily !== tunnel) return false;
+    const context = isOurs ? undefined : decodeAddress(line.context, 0, tunnel);
+    const known = context === undefined ? peers.locals : peers.get(context);
+    if (!this.#isRight(line, known ? undefined : context)) return false;
     // The same host with another number before, and another host with the same.
-    const formers =
-      kind === "ours"
-        ? [
-            records.table.byAddress(keys.address, State.drawn | State.ours),
-            records.table.ours(keys.reference, State.drawn),
-          ]
-        : [
-            records.table.theirs(keys.context, keys.reference, State.drawn),
-            records.table.byAddress(keys.address, State.drawn),
-          ];
-    for (const former of formers) if (former !== 0 && records.marksOf(former) !== 0) this.#forget(former);
-    const untilAt = isOurs
-      ? Math.min(saved.untilAt, now + (rests ? times.restMs : 2 * times.lifeMs))
+    const kind = isOurs ? State.ours : 0;
+    this.#forgetFormer(table.byAddress(line.address, State.drawn | kind));
+    this.#forgetFormer(
+      isOurs
+        ? table.ours(line.reference, State.drawn)
+        : table.theirs(line.context, line.reference, State.drawn),
+    );
+    const untilAt = isThisBoot
+      ? Math.min(line.untilAt, now + (rests ? times.restMs : 2 * times.lifeMs))
       : Number.POSITIVE_INFINITY;
     const isLive = !rests && untilAt > now;
-    const restUntilAt = isOurs ? untilAt + (rests ? 0 : times.restMs) : now + times.restMs;
+    const restUntilAt = isThisBoot ? untilAt + (rests ? 0 : times.restMs) : now + times.restMs;
     if (!isLive && restUntilAt <= now) return true;
     if (records.count >= this.#options.maxMappings) return false;
-    const peer = kind === "ours" ? peers.locals : (peers.get(context!) ?? peers.add(context!));
+    const peer = context === undefined ? peers.locals : (peers.get(context) ?? peers.add(context));
     if (!peer) return false;
     const isCrowded = peers.length(peer, "packet", "name") >= this.#mostOf(peer);
-    const record = records.add(kind, keys, Mark.drawn);
+    const record = records.add(isOurs ? "ours" : "theirs", line, Mark.drawn);
     records.slots[record] = peer.slot;
     records.keptUntilAt[record] = untilAt;
     records.usedAt[record] = now;
-    records.endsAt[record] = isOurs ? untilAt : now + times.lifeMs;
-    if (saved.byName || kind === "ours") records.mark(record, Mark.byName, 0);
+    records.endsAt[record] = isThisBoot ? untilAt : now + times.lifeMs;
+    if (line.byName || isOurs) records.mark(record, Mark.byName, 0);
     this.#file(record, "packet");
     if (isLive && !isCrowded) records.show(record);
     else this.#rest(record, isLive ? now + times.restMs : restUntilAt);
     return true;
+  }
+
+  /** @param context to be judged; that of a peer that has mappings already was. */
+  #isRight(line: MappingLine, context: Address | undefined): boolean {
+    const { net } = this.#options.facts;
+    if (line.addressFamily !== net.family || !line.hasReference) return false;
+    if (line.isOurs) return this.rules.wrongLocal(decodeAddress(line.address, 0, net.family)) === undefined;
+    const isJudged = context === undefined || this.rules.wrongGateway(context) === undefined;
+    return isJudged && net.isUsable(line.address);
+  }
+
+  #forgetFormer(record: number): void {
+    if (record !== 0 && this.records.marksOf(record) !== 0) this.#forget(record);
   }
 }

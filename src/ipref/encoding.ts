@@ -62,16 +62,20 @@ export class EncodeNet {
     return familyOf(address) === this.family && this.#holds(encodeAddress(address));
   }
 
-  /** Whether an address of the net may stand for a remote host: it is neither the net's, nor everybody's, nor ours. */
-  isUsable(address: Address): boolean {
-    if (familyOf(address) !== this.family || address === this.gatewayAddress) return false;
-    const bytes = encodeAddress(address);
-    return this.#holds(bytes) && this.#isHost(bytes);
+  /**
+   * Whether an address of the net may stand for a remote host: it is neither the net's, nor everybody's, nor ours.
+   *
+   * @param bytes of its family; more may follow.
+   */
+  isUsable(bytes: Uint8Array): boolean {
+    return this.#holds(bytes) && this.#isHost(bytes) && !this.#isGateway(bytes);
   }
 
   /** Whether it may be written down, as far as the halves say. */
   isStatic(address: Address): boolean {
-    return this.isUsable(address) && (!this.hasHalves || encodeAddress(address).at(-2)! < staticBytes);
+    if (familyOf(address) !== this.family) return false;
+    const bytes = encodeAddress(address);
+    return this.isUsable(bytes) && (!this.hasHalves || bytes[this.bytes - 2]! < staticBytes);
   }
 
   /**
@@ -129,7 +133,8 @@ export class EncodeNet {
 
   /** Whether the host part is neither all zeros nor all ones. */
   #isHost(bytes: Uint8Array): boolean {
-    let [zeros, ones] = [true, true];
+    let zeros = true;
+    let ones = true;
     for (let at = 0; at < this.bytes; at++) {
       const host = bytes[at]! & this.#mask[at]!;
       zeros &&= host === 0;
@@ -139,7 +144,9 @@ export class EncodeNet {
   }
 
   #isGateway(bytes: Uint8Array): boolean {
-    return bytes.every((byte, at) => byte === (this.#base[at]! | (at === this.bytes - 1 ? 1 : 0)));
+    const last = this.bytes - 1;
+    for (let at = 0; at < last; at++) if (bytes[at] !== this.#base[at]) return false;
+    return bytes[last] === (this.#base[last]! | 1);
   }
 }
 

@@ -173,6 +173,8 @@ export class Engine {
     this.#options.lookup.enter?.();
     if (message.kind === "list") this.gateways.list(message.contexts);
     else if (message.kind === "answer") this.#answer(message.key, message.found);
+    else if (message.kind === "count")
+      this.#options.post({ kind: "passed", gateways: this.gateways.counts() });
   }
 
   #answer(key: string, found: boolean): void {

@@ -12,6 +12,7 @@ import { Fault } from "../lib/fault.ts";
 import type { Cancel, Clock, PacketQueue, Threads, WorkerThread } from "../system/system.ts";
 import type { ThreadData, ToOwner, ToThread, Wanted } from "./asking.ts";
 import { Counts } from "./counts.ts";
+import type { GatewayCounts } from "./gateways.ts";
 import type { Mappings } from "./mappings.ts";
 import type { ForwardSettings } from "./settings.ts";
 
@@ -79,6 +80,8 @@ export class Forwarding {
   #startedAt = 0;
   #restarts = 0;
   #cancel: Cancel | undefined;
+  /** Who waits for what passed. */
+  readonly #curious: ((gateways: readonly GatewayCounts[]) => void)[] = [];
   #closed = false;
 
   /** Use `openForwarding`. */
@@ -128,6 +131,15 @@ export class Forwarding {
     this.#tell({ kind: "list", contexts: contextsOf(peers) });
   }
 
+  /** What passed from and to each gateway since the thread knows it; nothing while there is none. */
+  passed(): Promise<readonly GatewayCounts[]> {
+    return new Promise((resolve) => {
+      if (!this.#thread) return resolve([]);
+      this.#curious.push(resolve);
+      if (this.#curious.length === 1) this.#tell({ kind: "count" });
+    });
+  }
+
   /** Ends the thread, and the interface with it. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -163,9 +175,11 @@ export class Forwarding {
             const said = message as ToOwner;
             if (said.kind === "ask") void this.#answer(said.key, said.wanted);
             else if (said.kind === "gone") isGone = true;
+            else if (said.kind === "passed") this.#counted(said.gateways);
           },
           onEnd: (fault) => {
             this.#thread = undefined;
+            this.#counted([]);
             mappings.closeReader(table.reader);
             if (fault && !this.#closed) this.#died(fault, isGone);
           },
@@ -175,6 +189,10 @@ export class Forwarding {
       mappings.closeReader(table.reader);
       throw thrown;
     }
+  }
+
+  #counted(gateways: readonly GatewayCounts[]): void {
+    for (const resolve of this.#curious.splice(0)) resolve(gateways);
   }
 
   #died(fault: Fault, isGone: boolean): void {

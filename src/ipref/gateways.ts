@@ -5,7 +5,8 @@
  * Those that we have sent to or heard from are kept in sets of eight by a keyed hash of the address; in a full set
  * the one unused for longest gives way, so that a flood of addresses costs neither memory nor time. One that gave way
  * is taken for new: it is sent to at the usual port until it is heard again. Whoever is listed by the owner is kept
- * in a table of its own. Two gateways behind one address share an entry, as they do in the protocol.
+ * in a table of its own. Two gateways behind one address share an entry, as they do in the protocol. With each go
+ * its packets, counted as long as it is kept.
  */
 
 import type { Peers } from "./settings.ts";
@@ -31,6 +32,20 @@ export interface GatewaysOptions {
   readonly sets?: number;
 }
 
+/** What passed from and to a gateway since it is known, and the port that it is sent to. */
+export interface GatewayCounts {
+  readonly context: Uint8Array;
+  readonly port: number;
+  readonly packetsIn: number;
+  readonly bytesIn: number;
+  readonly packetsOut: number;
+  readonly bytesOut: number;
+}
+
+/** Of each gateway, by place. */
+const Passed = { packetsIn: 0, bytesIn: 1, packetsOut: 2, bytesOut: 3 } as const;
+const passedLength = 4;
+
 export class Gateways implements Peers {
   /** Bytes of each socket address, and where in it the address begins. */
   readonly nameBytes: number;
@@ -47,6 +62,10 @@ export class Gateways implements Peers {
   readonly #flags: Uint8Array;
   /** When each was last used, in calls. */
   readonly #used: Uint32Array;
+  readonly #passed: Float64Array;
+  /** The entries last heard from, and last sent to. */
+  #heardFrom = 0;
+  #sentTo = 0;
   #clock = 0;
   #listed = new Set<string>();
   #open = false;
@@ -65,6 +84,7 @@ export class Gateways implements Peers {
     this.#ports = new Uint16Array(entries);
     this.#flags = new Uint8Array(entries);
     this.#used = new Uint32Array(entries);
+    this.#passed = new Float64Array(entries * passedLength);
   }
 
   /** Who may make mappings besides those that we have sent to; "all": everybody. */
@@ -85,6 +105,7 @@ export class Gateways implements Peers {
   /** Writes where to send to a context address as a socket address; from now on it is one that we have sent to. */
   writeName(names: Uint8Array, at: number, bytes: Uint8Array, offset: number): void {
     const entry = this.#take(bytes, offset);
+    this.#sentTo = entry;
     this.#flags[entry]! |= Flag.sentTo;
     this.#write(names, at, { bytes, offset, port: this.#ports[entry]! });
   }
@@ -93,11 +114,45 @@ export class Gateways implements Peers {
   heard(names: Uint8Array, at: number): boolean {
     const port = (names[at + 2]! << 8) | names[at + 3]!;
     const entry = this.#take(names, at + this.addressAt);
+    this.#heardFrom = entry;
     this.#flags[entry]! |= Flag.heard;
     if (port === 0 || this.#ports[entry] === port) return false;
     this.#ports[entry] = port;
     this.version++;
     return true;
+  }
+
+  /** Packets came from the gateway last heard. */
+  countIn(packets: number, bytes: number): void {
+    const at = this.#heardFrom * passedLength;
+    this.#passed[at + Passed.packetsIn]! += packets;
+    this.#passed[at + Passed.bytesIn]! += bytes;
+  }
+
+  /** Packets go to the gateway whose name was written last. */
+  countOut(packets: number, bytes: number): void {
+    const at = this.#sentTo * passedLength;
+    this.#passed[at + Passed.packetsOut]! += packets;
+    this.#passed[at + Passed.bytesOut]! += bytes;
+  }
+
+  /** All that are kept. */
+  counts(): GatewayCounts[] {
+    const found: GatewayCounts[] = [];
+    for (let entry = 0; entry < this.#flags.length; entry++) {
+      if (this.#flags[entry] === 0) continue;
+      const from = entry * this.#addressBytes;
+      const at = entry * passedLength;
+      found.push({
+        context: this.#addresses.slice(from, from + this.#addressBytes),
+        port: this.#ports[entry]!,
+        packetsIn: this.#passed[at + Passed.packetsIn]!,
+        bytesIn: this.#passed[at + Passed.bytesIn]!,
+        packetsOut: this.#passed[at + Passed.packetsOut]!,
+        bytesOut: this.#passed[at + Passed.bytesOut]!,
+      });
+    }
+    return found;
   }
 
   /** The port of a context address. */
@@ -164,6 +219,7 @@ export class Gateways implements Peers {
     for (let index = 0; index < this.#addressBytes; index++)
       this.#addresses[at + index] = bytes[offset + index]!;
     this.#flags[oldest] = 0;
+    this.#passed.fill(0, oldest * passedLength, (oldest + 1) * passedLength);
     this.#ports[oldest] = this.#port;
     this.#used[oldest] = this.#clock;
     this.version++;

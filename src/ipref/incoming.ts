@@ -22,7 +22,7 @@ import {
 import { keyOf } from "./asking.ts";
 import { Count } from "./counts.ts";
 import { headroomBytes, type Inward, Verdict } from "./forward.ts";
-import type { Outbox } from "./outbox.ts";
+import { mostSegments, type Outbox } from "./outbox.ts";
 import { type Shared, slots, strideBytes, Wire, wireStrideBytes } from "./shared.ts";
 
 const truncated = 0x20;
@@ -31,7 +31,7 @@ const UDP = 17;
 const joinedBytes = 65_535 + 128;
 /** Slots read at a time while joined messages come, which fill the processor's cache. */
 const fewSlots = 4;
-/** More packets than a message ever has. */
+/** More packets than a message ever has; of UDP, the kernel takes no more apart than it lets others put together. */
 const anyCount = 0xffff;
 /** So many joined packets wait to be written together. */
 const joinedSlots = 4;
@@ -260,16 +260,14 @@ export class Incoming {
     numbers[Segment.seedIn] = forward.seedIn;
     numbers[Segment.seedOut] = forward.seedOut;
     numbers[Segment.target] = this.#joinedAt * joinedBytes;
-    numbers[Segment.most] = anyCount;
+    numbers[Segment.most] = forward.protocol === UDP ? mostSegments : anyCount;
     const written = this.#machine.join(this.#arena, this.#joined, forward.frameBehindVnet(), numbers);
     if (written === 0) return 0;
     const count = numbers[Segment.count]!;
     tun.add(this.#joinedAt * joinedBytes, written, 0);
     this.#joinedAt++;
-    this.#heard();
     counts.add(Count.joined, count > 1 ? 1 : 0);
-    counts.add(Count.inPackets, count);
-    counts.add(Count.inBytes, Math.min(length, count * segment));
+    this.#heard(count, Math.min(length, count * segment));
     return count;
   }
 
@@ -281,15 +279,11 @@ export class Incoming {
     const { counts, asking, held, gateways } = this.#shared;
     const forward = this.#forward;
     if (verdict === Verdict.send) {
-      counts.add(Count.inPackets, 1);
-      counts.add(Count.inBytes, span.length);
-      this.#heard();
+      this.#heard(1, span.length);
       this.#write(arena, forward.resultOffset, forward.resultLength);
     } else if (verdict === Verdict.pieces) {
       const { pieces } = forward;
-      counts.add(Count.inPackets, 1);
-      counts.add(Count.inBytes, span.length);
-      this.#heard();
+      this.#heard(1, span.length);
       for (let index = 0; index < pieces.count; index++) {
         this.#shared.tellLan(pieces.bytes.subarray(pieces.offsets[index]!), pieces.lengths[index]!);
       }
@@ -321,10 +315,13 @@ export class Incoming {
     }
   }
 
-  /** The packet makes sense and has a destination here: its sender's port counts. */
-  #heard(): void {
+  /** Packets make sense and have a destination here: they count, and so does their sender's port. */
+  #heard(packets: number, bytes: number): void {
     const { gateways, counts } = this.#shared;
     if (gateways.heard(this.#sender, this.#senderAt)) counts.add(Count.ports, 1);
+    gateways.countIn(packets, bytes);
+    counts.add(Count.inPackets, packets);
+    counts.add(Count.inBytes, bytes);
   }
 
   /** A packet without anything for the kernel to do, in place. */

@@ -104,17 +104,15 @@ export class Keeping {
     return fresh;
   }
 
-  /** Everything that was drawn. */
-  whole(): string[] {
-    const lines: string[] = [];
+  /** Everything that was drawn, as it is when it is asked for. */
+  *whole(): Iterable<string> {
     for (let record = 1; record <= this.#records.highest; record++) {
       if ((this.#records.marksOf(record) & Mark.drawn) === 0) continue;
       const saved = this.#records.savedOf(record);
       const untilAt = saved.untilAt + (saved.rests ? 0 : this.#lifeMs);
       // Whichever of the two the disk will have.
       this.#records.keptUntilAt[record] = Math.min(this.#records.keptUntilAt[record]!, untilAt);
-      lines.push(renderMapping({ ...saved, untilAt }));
+      yield renderMapping({ ...saved, untilAt });
     }
-    return lines;
   }
 }

@@ -2,7 +2,7 @@
  * The mappings: who stands behind an encoded address and who behind a reference; the one place that knows.
  *
  * Kept in the book (book.ts), whose table the forwarders read, in the sources of what was written down (sources.ts),
- * and on disk (journal.ts). Whoever asks is answered when the disk knows the mapping, and no forwarder uses it before;
+ * and on disk (a journal). Whoever asks is answered when the disk knows the mapping, and no forwarder uses it before;
  * all that is asked for while a write is under way goes into the next one. Refreshes come from the marks that
  * forwarders leave, by `sweep`. Nobody is told: both directions are one record, which all look up.
  */
@@ -10,13 +10,13 @@
 import type { Address, Family, Prefix } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
 import type { Json } from "../lib/json.ts";
+import { type Journal, openJournal } from "../system/journal.ts";
 import type { Clock, Disk, System } from "../system/system.ts";
 import { Book, type Entry, times } from "./book.ts";
 import { EncodeNet } from "./encoding.ts";
-import { type Journal, openJournal } from "./journal.ts";
 import type { Named } from "./keeping.ts";
 import type { Asker } from "./peers.ts";
-import { renderSource, type SavedLines } from "./saved.ts";
+import { renderSource, type SavedLines, savedFormat } from "./saved.ts";
 import { maxSources, type Refusal, Sources, type StaticRecord, userOwner } from "./sources.ts";
 import { type ReaderHandle, State, TableReader } from "./table.ts";
 
@@ -79,7 +79,7 @@ export async function openMappings(
   options: MappingsOptions,
 ): Promise<{ readonly mappings: Mappings; readonly damages: readonly string[] }> {
   const { directory, boot, onFault } = options;
-  const opened = await openJournal(system, { directory, boot, ...(onFault && { onFault }) });
+  const opened = await openJournal(system, { directory, boot, ...(onFault && { onFault }) }, savedFormat);
   const mappings = new Mappings(system, options, { journal: opened.journal, saved: opened.saved });
   const { left } = mappings;
   const dropped = left > 0 ? [`${left} stored mappings make no sense here any more; they are left out`] : [];
@@ -100,7 +100,6 @@ export class Mappings {
   #waiting = 0;
   #writing: Promise<void> | undefined;
   #next: Promise<void> | undefined;
-  #folding: Promise<void> | undefined;
   /** Owners of sources that the disk has to learn of. */
   #unkeptSources = new Set<string>();
   #lazySince: number | undefined;
@@ -330,7 +329,6 @@ export class Mappings {
   /** Makes durable what is not. No other call may follow. @throws Fault "storage" */
   async close(): Promise<void> {
     if (this.#book.keeping.size > 0 || this.#unkeptSources.size > 0 || this.#writing) await this.#write();
-    await this.#folding;
     await this.#journal.close();
   }
 
@@ -401,7 +399,7 @@ export class Mappings {
       const unkept = keeping.take(maxLines);
       if (unkept.length === 0 && sources.length === 0) break;
       try {
-        await this.#journal.keep([...sources, ...unkept.map(({ line }) => line)]);
+        await this.#journal.keep([...sources, ...unkept.map(({ line }) => line)], () => this.#whole());
       } catch (thrown) {
         if (sources.length > 0) for (const owner of owners) this.#unkeptSources.add(owner);
         this.#book.giveBack(unkept, this.#system.now());
@@ -412,23 +410,12 @@ export class Mappings {
     }
     this.#lazySince = undefined;
     this.#recovered();
-    if (this.#journal.isDue && !this.#folding) this.#fold();
   }
 
-  /** Others go on meanwhile. What the disk refuses here is told by the store, which tries again. */
-  #fold(): void {
-    const whole = () => [...this.#storedSources(), ...this.#book.keeping.whole()];
-    this.#folding = this.#journal
-      .fold(whole)
-      .catch(() => {})
-      .finally(() => {
-        this.#folding = undefined;
-      });
-  }
-
-  #storedSources(): Json[] {
+  *#whole(): Iterable<Json> {
     const stored = this.#sources.all().filter(({ owner, hash }) => owner === userOwner || hash !== undefined);
-    return stored.map(renderSource);
+    for (const source of stored) yield renderSource(source);
+    yield* this.#book.keeping.whole();
   }
 
   #renderSource(owner: string): Json {

@@ -130,6 +130,7 @@ export class Outgoing {
       counts.add(Count.outPackets, 1);
       counts.add(Count.outBytes, forward.resultLength);
       this.#send(arena, forward.resultOffset, forward.resultLength);
+      this.#shared.gateways.countOut(1, forward.resultLength);
     } else this.#otherwise(verdict, arena, { at, length });
   }
 
@@ -198,6 +199,7 @@ export class Outgoing {
     counts.add(Count.outBytes, written);
     if (count === 1) {
       this.#send(this.#wire, at, written);
+      gateways.countOut(1, written);
       return;
     }
     counts.add(Count.split, 1);
@@ -214,6 +216,7 @@ export class Outgoing {
         nameBytes: gateways.nameBytes,
       });
     }
+    gateways.countOut(count, written);
   }
 
   #otherwise(
@@ -234,6 +237,8 @@ export class Outgoing {
       for (let index = 0; index < pieces.count; index++) {
         if (this.#address(pieces.bytes)) outbox.repeatName(gateways.nameBytes);
         outbox.add(pieces.offsets[index]!, pieces.lengths[index]!, gateways.nameBytes);
+        counts.add(Count.outBytes, pieces.lengths[index]!);
+        gateways.countOut(1, pieces.lengths[index]!);
       }
       outbox.flush();
     } else if (verdict === Verdict.ask) {

@@ -8,7 +8,7 @@
 
 import { type Address, decodeAddress, encodeAddress, familyOf } from "../lib/address.ts";
 import { addressBytes, Field } from "./lookup.ts";
-import { decodeReference, encodeReference, maxReference } from "./reference.ts";
+import { decodeReference, encodeReference, formatReferenceAt, maxReference } from "./reference.ts";
 import type { GatewayFacts } from "./rules.ts";
 import type { SavedMapping } from "./saved.ts";
 import type { StaticRecord } from "./sources.ts";
@@ -32,11 +32,15 @@ export class Records {
   readonly lives: Uint32Array;
   readonly #marks: Uint8Array;
   readonly #facts: GatewayFacts;
+  /** Our own context address, zeros if not known. */
+  readonly #own: Uint8Array;
   #count = 0;
+  #written = 0;
   #resting = 0;
 
   constructor(facts: GatewayFacts, capacity: number, random: (length: number) => Uint8Array) {
     this.#facts = facts;
+    this.#own = place(facts.context);
     this.table = new TableWriter({ capacity, lan: facts.net.family, tunnel: facts.tunnel, random });
     const instants = () => new Float64Array(capacity + 1);
     [this.endsAt, this.keptUntilAt, this.usedAt] = [instants(), instants(), instants()];
@@ -77,19 +81,25 @@ export class Records {
     if ((before ^ after) & (Mark.rests | Mark.isNew)) this.show(record);
   }
 
-  /** A record that nobody finds before `show`. 0: there is no place. */
+  /** A record that nobody finds before `show`. 0: there is no place. The context of a local host is always our own. */
   add(kind: Pair["kind"], keys: RecordKeys, mark: typeof Mark.drawn | typeof Mark.written): number {
+    const { address, reference } = keys;
+    const context = kind === "ours" ? this.#own : keys.context;
     const state = (kind === "ours" ? State.ours : 0) | (mark === Mark.drawn ? State.drawn : State.written);
-    const record = this.table.add(keys, state);
+    const record = this.table.add({ address, context, reference }, state);
     if (record === 0) return 0;
     this.#count++;
+    if (mark === Mark.written) this.#written++;
     this.#marks[record] = mark;
-    [this.endsAt[record], this.keptUntilAt[record], this.usedAt[record]] = [0, 0, 0];
+    this.endsAt[record] = 0;
+    this.keptUntilAt[record] = 0;
+    this.usedAt[record] = 0;
     return record;
   }
 
   remove(record: number): void {
     if (this.has(record, Mark.rests)) this.#resting--;
+    if (this.has(record, Mark.written)) this.#written--;
     this.#count--;
     this.#marks[record] = 0;
     this.lives[record]!++;
@@ -100,6 +110,10 @@ export class Records {
   show(record: number): void {
     if (this.has(record, Mark.isNew | Mark.rests)) {
       this.table.show(record, 0);
+      return;
+    }
+    if (this.#written === 0) {
+      this.table.show(record, State.byAddress | State.byReference);
       return;
     }
     const at = this.table.offsetOf(record);
@@ -157,37 +171,40 @@ export class Records {
 
   pairOf(record: number): Pair {
     const isOurs = this.isOurs(record);
-    const at = this.table.offsetOf(record) + Field.context;
     return {
       kind: isOurs ? "ours" : "theirs",
       address: this.addressOf(record),
-      context: isOurs ? this.#facts.context : decodeAddress(this.table.bytes, at, this.#facts.tunnel),
+      context: isOurs ? this.#facts.context : this.#contextOf(record),
       reference: this.referenceOf(record),
     };
   }
 
   savedOf(record: number): SavedMapping {
-    const pair = this.pairOf(record);
+    const isOurs = this.isOurs(record);
     return {
-      ...pair,
+      kind: isOurs ? "ours" : "theirs",
+      address: this.addressOf(record),
+      context: isOurs ? undefined : this.#contextOf(record),
+      reference: formatReferenceAt(this.table.bytes, this.table.offsetOf(record) + Field.reference),
       rests: this.has(record, Mark.rests),
       untilAt: this.endsAt[record]!,
-      byName: pair.kind === "theirs" && this.has(record, Mark.byName),
+      byName: !isOurs && this.has(record, Mark.byName),
     };
   }
 
-  /** The bytes of a pair as they stand in the table; the context of a local host is our own, zeros if not known. */
-  keysOf({ kind, address, context, reference }: Pair): RecordKeys {
-    const place = (bytes: Uint8Array) => {
-      const placed = new Uint8Array(addressBytes);
-      placed.set(bytes);
-      return placed;
-    };
-    const seen = kind === "ours" ? this.#facts.context : context;
-    return {
-      address: place(encodeAddress(address)),
-      context: place(seen === undefined ? new Uint8Array(0) : encodeAddress(seen)),
-      reference: encodeReference(reference),
-    };
+  #contextOf(record: number): Address {
+    const at = this.table.offsetOf(record) + Field.context;
+    return decodeAddress(this.table.bytes, at, this.#facts.tunnel);
   }
+}
+
+/** The bytes of a pair as they stand in the table. */
+export function keysOf({ address, context, reference }: Pair): RecordKeys {
+  return { address: place(address), context: place(context), reference: encodeReference(reference) };
+}
+
+function place(address: Address | undefined): Uint8Array {
+  const placed = new Uint8Array(addressBytes);
+  if (address !== undefined) placed.set(encodeAddress(address));
+  return placed;
 }

@@ -6,6 +6,8 @@
  * are missing, but not in front. Nothing is kept here.
  */
 
+import type { Bounds } from "../lib/address.ts";
+
 export const referenceBytes = 16;
 export const maxReference = (1n << 128n) - 1n;
 
@@ -16,6 +18,7 @@ export const leastDynamicReference = 256n;
 export const staticBytes = 16;
 
 const maxTextLength = 64;
+const dash = 45;
 const low64 = (1n << 64n) - 1n;
 
 /**
@@ -41,13 +44,33 @@ export function parseReference(text: string): bigint {
 
 /** Below 65,536 decimal; else all groups from the first that is not zero. */
 export function formatReference(reference: bigint): string {
-  if (reference < 0x1_0000n) return reference.toString();
-  const hex = reference.toString(16);
-  const groups: string[] = [];
-  for (let end = hex.length; end > 0; end -= 4) {
-    groups.unshift(hex.slice(Math.max(0, end - 4), end).replace(/^0+(?=.)/, ""));
-  }
-  return groups.join("-");
+  // A wrong one is shown as it is, to whoever named it.
+  if (reference < 0n || reference > maxReference) return reference.toString();
+  return formatReferenceAt(encodeReference(reference), 0);
+}
+
+/** The same of sixteen bytes. */
+export function formatReferenceAt(bytes: Uint8Array, offset: number): string {
+  const last = offset + referenceBytes - 2;
+  let at = offset;
+  while (at < last && bytes[at] === 0 && bytes[at + 1] === 0) at += 2;
+  const groupAt = (from: number) => (bytes[from]! << 8) | bytes[from + 1]!;
+  if (at === last) return groupAt(last).toString();
+  let text = groupAt(at).toString(16);
+  for (at += 2; at <= last; at += 2) text += `-${groupAt(at).toString(16)}`;
+  return text;
+}
+
+/**
+ * Reads a reference as `formatReference` writes it, without making anything of it: stores hold a hundred thousand.
+ *
+ * @param into sixteen bytes.
+ * @returns whether it is one; the rare other forms are for `parseReference`.
+ */
+export function readReference(text: Uint8Array, bounds: Bounds, into: Uint8Array): boolean {
+  into.fill(0);
+  const { from, to } = bounds;
+  return readGroups(text, bounds, into) || (to - from <= 5 && readDecimal(text, bounds, into));
 }
 
 /** Writes sixteen bytes, big endian. @throws RangeError for what is no reference, or if they do not fit. */
@@ -92,6 +115,47 @@ export function drawReference(bytes: Uint8Array): bigint {
     value = (value << 8n) | BigInt(byte);
   }
   return value;
+}
+
+/** From behind, so that each group finds its place. */
+function readGroups(text: Uint8Array, { from, to }: Bounds, into: Uint8Array): boolean {
+  let group = referenceBytes;
+  let digits = 0;
+  for (let at = to - 1; at >= from; at--) {
+    const byte = text[at]!;
+    if (byte === dash && digits > 0) {
+      group -= 2;
+      digits = 0;
+      continue;
+    }
+    const value = hexOf(byte);
+    if (value < 0 || digits === 4 || group < 2) return false;
+    const place = group - 1 - (digits >> 1);
+    into[place] = into[place]! | ((digits & 1) === 0 ? value : value << 4);
+    digits++;
+  }
+  return digits > 0 && group < referenceBytes;
+}
+
+function readDecimal(text: Uint8Array, { from, to }: Bounds, into: Uint8Array): boolean {
+  let value = 0;
+  for (let at = from; at < to; at++) {
+    const digit = text[at]! - 48;
+    if (digit < 0 || digit > 9) return false;
+    value = value * 10 + digit;
+  }
+  into.fill(0);
+  into[referenceBytes - 3] = value >> 16;
+  into[referenceBytes - 2] = value >> 8;
+  into[referenceBytes - 1] = value;
+  return to > from;
+}
+
+/** -1: no digit. */
+function hexOf(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const letter = byte | 32;
+  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
 
 function groupsOf(text: string): number[] | undefined {

@@ -4,7 +4,7 @@
  * Nothing is kept but what the gateway is. Each rule answers why not, in words that follow a colon; undefined: it may.
  */
 
-import { type Address, type Family, familyOf } from "../lib/address.ts";
+import { type Address, encodeAddress, type Family, familyOf } from "../lib/address.ts";
 import { type EncodeNet, isUnicast } from "./encoding.ts";
 import { isStaticReference, maxReference, staticBytes } from "./reference.ts";
 import type { StaticRecord } from "./sources.ts";
@@ -28,8 +28,13 @@ export class Rules {
 
   /** Why something is no remote host. */
   wrongRemote(context: Address, reference: bigint): string | undefined {
-    const { net, tunnel, context: own } = this.#facts;
     if (reference <= 0n || reference > maxReference) return "it is no reference";
+    return this.wrongGateway(context);
+  }
+
+  /** Why an address is no other gateway's. */
+  wrongGateway(context: Address): string | undefined {
+    const { net, tunnel, context: own } = this.#facts;
     if (familyOf(context) !== tunnel) return `the tunnel is IPv${tunnel}`;
     if (!isUnicast(context)) return "no gateway can have the address";
     if (net.has(context)) return "the address is in the encode net";
@@ -65,7 +70,8 @@ export class Rules {
     const { net } = this.#facts;
     const wrong = context === undefined ? "it has no context" : this.wrongRemote(context, reference);
     if (wrong !== undefined) return wrong;
-    if (!net.isUsable(address)) return "the address is none of the encode net";
+    if (familyOf(address) !== net.family || !net.isUsable(encodeAddress(address)))
+      return "the address is none of the encode net";
     if (net.isStatic(address)) return undefined;
     return `the second-to-last byte of the address is not below ${staticBytes}`;
   }

@@ -11,18 +11,27 @@
  * said, never shorter. Of lines that contradict each other the last counts.
  */
 
-import { type Address, parseAddress } from "../lib/address.ts";
-import { isObject, type Json, type JsonObject } from "../lib/json.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { type Address, type Family, parseAddress, readAddress } from "../lib/address.ts";
+import { parseEntry } from "../lib/entries.ts";
+import { isObject, type JsonObject } from "../lib/json.ts";
+import type { JournalFormat, JournalReader } from "../system/journal.ts";
+import { addressBytes, Field } from "./lookup.ts";
+import {
+  encodeReference,
+  formatReference,
+  parseReference,
+  readReference,
+  referenceBytes,
+} from "./reference.ts";
 import { maxOwnerLength, maxSourceRecords, type SourceState, type StaticRecord } from "./sources.ts";
-
-export const savedVersion = 1;
+import type { RecordKeys } from "./table.ts";
 
 export interface SavedMapping {
   readonly kind: "ours" | "theirs";
   readonly address: Address;
   readonly context: Address | undefined;
-  readonly reference: bigint;
+  /** As text. */
+  readonly reference: string;
   /** At rest: kept for its host, and in nobody's way. */
   readonly rests: boolean;
   /** Monotonic, of the boot of the lines. */
@@ -31,24 +40,28 @@ export interface SavedMapping {
   readonly byName: boolean;
 }
 
-/** What was written at a time. */
+/** What was written at a time, known to be right. */
 export interface SavedLines {
   readonly boot: string;
-  readonly lines: readonly (SavedMapping | SourceState)[];
+  readonly sources: readonly SourceState[];
+  /** Mapping by mapping; what is given is the same object each time. */
+  eachMapping(visit: (line: MappingLine) => void): void;
 }
+
+/** The files of `mappings.json` and `mappings.d`. A line that is no mapping or source is a SyntaxError. */
+export const savedFormat: JournalFormat<SavedLines> = {
+  ...{ name: "mappings", version: 1, list: "lines" },
+  open: openLines,
+};
 
 const maxLines = 1 << 20;
 const maxLineLength = 160;
 
 export function renderMapping(mapping: SavedMapping): string {
   const { kind, address, context, reference, rests, untilAt, byName } = mapping;
-  const letter = kind === "ours" ? "O" : "T";
-  const until = Math.ceil(untilAt / 1_000);
-  const parts = [rests ? letter.toLowerCase() : letter, address];
-  if (kind === "theirs") parts.push(context!);
-  parts.push(formatReference(reference), String(until));
-  if (byName) parts.push("n");
-  return parts.join(" ");
+  const letter = kind === "ours" ? (rests ? "o" : "O") : rests ? "t" : "T";
+  const from = kind === "ours" ? "" : ` ${context}`;
+  return `${letter} ${address}${from} ${reference} ${Math.ceil(untilAt / 1_000)}${byName ? " n" : ""}`;
 }
 
 export function renderSource({ owner, records, hash }: SourceState): JsonObject {
@@ -63,40 +76,160 @@ export function renderSource({ owner, records, hash }: SourceState): JsonObject 
   };
 }
 
-export function renderLines(boot: string, lines: readonly Json[]): JsonObject {
-  return { boot, lines };
+const code = { space: 32, quote: 34, zero: 48, lowN: 110, lowO: 111, lowT: 116, lower: 32 } as const;
+const maxUntilDigits = 12;
+
+/** Of a line in memory: address, context and reference, sixteen bytes each, and then these. */
+const Place = { untilAt: 48, flags: 56 } as const;
+const Flag = { isOurs: 1, rests: 2, byName: 4, addressIs6: 8, contextIs6: 16 } as const;
+const lineWords = 16;
+/** Lines are kept in blocks of so many. */
+const blockLines = 512;
+
+/** One mapping after the other in the same memory: with a hundred thousand, nothing is made for each. */
+export class MappingLine implements RecordKeys {
+  readonly address: Uint8Array;
+  /** Of a remote host. */
+  readonly context: Uint8Array;
+  readonly reference: Uint8Array<ArrayBuffer>;
+  /** All of it. */
+  readonly words = new Int32Array(lineWords);
+  readonly #until: Float64Array;
+  readonly #token = { from: 0, to: 0 };
+
+  constructor() {
+    const { buffer } = this.words;
+    this.address = new Uint8Array(buffer, Field.address, addressBytes);
+    this.context = new Uint8Array(buffer, Field.context, addressBytes);
+    this.reference = new Uint8Array(buffer, Field.reference, referenceBytes);
+    this.#until = new Float64Array(buffer, Place.untilAt, 1);
+  }
+
+  get isOurs(): boolean {
+    return this.#has(Flag.isOurs);
+  }
+
+  get rests(): boolean {
+    return this.#has(Flag.rests);
+  }
+
+  get byName(): boolean {
+    return this.#has(Flag.byName);
+  }
+
+  get addressFamily(): Family {
+    return this.#has(Flag.addressIs6) ? 6 : 4;
+  }
+
+  get contextFamily(): Family {
+    return this.#has(Flag.contextIs6) ? 6 : 4;
+  }
+
+  /** Whether the reference is not 0, which is none. */
+  get hasReference(): boolean {
+    const from = Field.reference / 4;
+    for (let word = 0; word < 4; word++) if (this.words[from + word] !== 0) return true;
+    return false;
+  }
+
+  get untilAt(): number {
+    return this.#until[0]!;
+  }
+
+  /** Reads what `renderMapping` returned. @throws SyntaxError for anything else. */
+  read(text: Uint8Array, from: number, to: number): void {
+    const letter = text[from]! | code.lower;
+    const isOurs = letter === code.lowO;
+    const isLetter = (isOurs || letter === code.lowT) && text[from + 1] === code.space;
+    if (!isLetter || to - from > maxLineLength) failLine(text, from, to);
+    let flags = (isOurs ? Flag.isOurs : 0) | (letter === text[from] ? Flag.rests : 0);
+    const token = this.#token;
+    token.to = from + 1;
+    if (this.#address(text, to, this.address) === 6) flags |= Flag.addressIs6;
+    if (isOurs) this.context.fill(0);
+    else if (this.#address(text, to, this.context) === 6) flags |= Flag.contextIs6;
+    this.#next(text, to);
+    if (!readReference(text, token, this.reference)) {
+      encodeReference(parseReference(textOf(text, token.from, token.to)), this.reference);
+    }
+    this.#next(text, to);
+    this.#until[0] = secondsOf(text, token.from, token.to) * 1_000;
+    if (token.to < to) {
+      this.#next(text, to);
+      if (token.to !== to || token.from + 1 !== to || text[token.from] !== code.lowN)
+        failLine(text, from, to);
+      flags |= Flag.byName;
+    }
+    this.words[Place.flags / 4] = flags;
+  }
+
+  #has(flag: number): boolean {
+    return (this.words[Place.flags / 4]! & flag) !== 0;
+  }
+
+  /** Goes on to what stands between the next two spaces; the last of a line ends where it does. */
+  #next(text: Uint8Array, end: number): void {
+    const token = this.#token;
+    let at = Math.min(token.to + 1, end);
+    token.from = at;
+    while (at < end && text[at] !== code.space) at++;
+    token.to = at;
+  }
+
+  #address(text: Uint8Array, end: number, into: Uint8Array): Family {
+    this.#next(text, end);
+    const { from, to } = this.#token;
+    return readAddress(text, this.#token, into) ?? failLine(text, from, to);
+  }
 }
 
-/** Reads what `renderLines` returned. @throws SyntaxError for anything else. */
-export function parseLines(state: unknown): SavedLines {
-  if (!isObject(state)) return fail("it is no object");
-  const { boot, lines } = state;
-  if (typeof boot !== "string" || boot.length > 64) return fail("boot is wrong");
-  if (!Array.isArray(lines) || lines.length > maxLines) return fail("lines are wrong");
-  return { boot, lines: (lines as unknown[]).map(parseLine) };
+function secondsOf(text: Uint8Array, from: number, to: number): number {
+  let seconds = 0;
+  for (let at = from; at < to; at++) {
+    const digit = text[at]! - code.zero;
+    if (digit < 0 || digit > 9) failLine(text, from, to);
+    seconds = seconds * 10 + digit;
+  }
+  return from === to || to - from > maxUntilDigits ? failLine(text, from, to) : seconds;
 }
 
-function parseLine(line: unknown): SavedMapping | SourceState {
-  if (typeof line === "string" && line.length <= maxLineLength) return parseMapping(line);
-  return isObject(line) ? parseSource(line) : fail("a line is neither text nor source");
-}
-
-function parseMapping(line: string): SavedMapping {
-  const parts = line.split(" ");
-  const kind = kindOf(parts[0]!.toUpperCase(), line);
-  const at = kind === "ours" ? 2 : 3;
-  const byName = parts[at + 2] === "n";
-  if (parts.length !== at + (byName ? 3 : 2) || !/^[0-9]{1,12}$/.test(parts[at + 1]!)) return failLine(line);
+function openLines(): JournalReader<SavedLines> {
+  const line = new MappingLine();
+  const blocks: Int32Array[] = [];
+  const sources: SourceState[] = [];
+  let count = 0;
   return {
-    ...{ kind, byName, rests: parts[0] !== parts[0]!.toUpperCase() },
-    address: parseAddress(parts[1]!) ?? failLine(line),
-    context: kind === "ours" ? undefined : (parseAddress(parts[2]!) ?? failLine(line)),
-    reference: parseReference(parts[at]!),
-    untilAt: Number(parts[at + 1]) * 1_000,
+    take(bytes, from, to) {
+      if (count + sources.length >= maxLines) fail("there are too many");
+      if (bytes[from] !== code.quote) {
+        sources.push(parseSource(parseEntry(bytes, from, to)));
+        return;
+      }
+      line.read(bytes, from + 1, to - 1);
+      const place = (count % blockLines) * lineWords;
+      if (place === 0) blocks.push(new Int32Array(blockLines * lineWords));
+      const block = blocks.at(-1)!;
+      for (let word = 0; word < lineWords; word++) block[place + word] = line.words[word]!;
+      count++;
+    },
+    close: (boot) => ({
+      boot,
+      sources,
+      eachMapping(visit) {
+        for (let at = 0; at < count; at++) {
+          const block = blocks[Math.floor(at / blockLines)]!;
+          const place = (at % blockLines) * lineWords;
+          for (let word = 0; word < lineWords; word++) line.words[word] = block[place + word]!;
+          visit(line);
+        }
+      },
+    }),
   };
 }
 
-function parseSource({ source: owner, hash, records }: { readonly [name: string]: unknown }): SourceState {
+function parseSource(entry: unknown): SourceState {
+  if (!isObject(entry)) return fail("a line is neither text nor source");
+  const { source: owner, hash, records } = entry;
   if (typeof owner !== "string" || owner.length > maxOwnerLength)
     return fail("the name of a source is wrong");
   if (!Array.isArray(records) || records.length > maxSourceRecords) return fail(`records of ${owner}`);
@@ -112,24 +245,25 @@ function parseSource({ source: owner, hash, records }: { readonly [name: string]
 function parseStatic(line: unknown): StaticRecord {
   if (typeof line !== "string" || line.length > maxLineLength) return fail("a record of a source");
   const parts = line.split(" ");
-  const kind = kindOf(parts[0]!, line);
-  if (parts.length < 3 || parts.length > 4 || (kind === "theirs" && parts.length !== 4))
-    return failLine(line);
+  const wrong = () => fail(`${JSON.stringify(line)} is no mapping`);
+  const isOurs = parts[0] === "O" && (parts.length === 3 || parts.length === 4);
+  if (!isOurs && !(parts[0] === "T" && parts.length === 4)) return wrong();
   return {
-    kind,
-    address: parseAddress(parts[1]!) ?? failLine(line),
-    context: parts.length === 3 ? undefined : (parseAddress(parts[2]!) ?? failLine(line)),
+    kind: isOurs ? "ours" : "theirs",
+    address: parseAddress(parts[1]!) ?? wrong(),
+    context: parts.length === 3 ? undefined : (parseAddress(parts[2]!) ?? wrong()),
     reference: parseReference(parts.at(-1)!),
   };
 }
 
-function kindOf(letter: string, line: string): "ours" | "theirs" {
-  if (letter === "O") return "ours";
-  return letter === "T" ? "theirs" : failLine(line);
+function textOf(bytes: Uint8Array, from: number, to: number): string {
+  let text = "";
+  for (let at = from; at < Math.min(to, from + maxLineLength); at++) text += String.fromCharCode(bytes[at]!);
+  return text;
 }
 
-function failLine(line: string): never {
-  return fail(`${JSON.stringify(line)} is no mapping`);
+function failLine(bytes: Uint8Array, from: number, to: number): never {
+  return fail(`${JSON.stringify(textOf(bytes, from, to))} is no mapping`);
 }
 
 function fail(what: string): never {

@@ -27,7 +27,6 @@
 
 import type { Family } from "../lib/address.ts";
 import { Field, type Lookup } from "./lookup.ts";
-import { referenceBytes } from "./reference.ts";
 
 /** What another thread needs for reading. */
 export interface ReaderHandle {
@@ -143,21 +142,33 @@ class Chains {
 
   /** Of a remote host: of a context and a reference. */
   theirHead(context: Uint8Array, offset: number, reference: Uint8Array): number {
-    const words = this.#digest.words;
-    words[0] = 0;
-    const length = 1 + this.#tunnelBytes / 4;
-    for (let word = 1, at = offset; word < length; word++, at += 4) words[word] = wordAt(context, at);
-    return this.#referenceHead(length, reference);
+    return this.#referenceHead(this.#theirWords(context, offset), reference, 0);
   }
 
   ourHead(reference: Uint8Array): number {
     this.#digest.words[0] = State.ours;
-    return this.#referenceHead(1, reference);
+    return this.#referenceHead(1, reference, 0);
   }
 
-  #referenceHead(from: number, reference: Uint8Array): number {
+  /** Of the record at an offset. @param kind `State.ours` or 0 */
+  recordHead(at: number, kind: number): number {
+    this.#digest.words[0] = kind;
+    const from = kind === 0 ? this.#theirWords(this.bytes, at + Field.context) : 1;
+    return this.#referenceHead(from, this.bytes, at + Field.reference);
+  }
+
+  /** @returns how many words there are now. */
+  #theirWords(context: Uint8Array, offset: number): number {
     const words = this.#digest.words;
-    for (let word = 0; word < 4; word++) words[from + word] = wordAt(reference, word * 4);
+    words[0] = 0;
+    const length = 1 + this.#tunnelBytes / 4;
+    for (let word = 1, at = offset; word < length; word++, at += 4) words[word] = wordAt(context, at);
+    return length;
+  }
+
+  #referenceHead(from: number, reference: Uint8Array, offset: number): number {
+    const words = this.#digest.words;
+    for (let word = 0; word < 4; word++) words[from + word] = wordAt(reference, offset + word * 4);
     return headsAt / 4 + this.#buckets + (this.#digest.of(from + 4) & (this.#buckets - 1));
   }
 
@@ -350,10 +361,9 @@ export class TableWriter {
     this.bytes.set(keys.reference, at + Field.reference);
     this.#words[(at + Offset.used) >> 2] = 0;
     Atomics.store(this.#words, (at + Offset.state) >> 2, state | State.linked);
-    for (const { head, next } of this.#links(at)) {
-      Atomics.store(this.#words, (at + next) >> 2, Atomics.load(this.#words, head));
-      Atomics.store(this.#words, head, record);
-    }
+    const kind = state & State.ours;
+    this.#link(record, this.#chains.addressHead(this.bytes, at, kind), Offset.nextByAddress);
+    this.#link(record, this.#chains.recordHead(at, kind), Offset.nextByReference);
     return record;
   }
 
@@ -367,13 +377,10 @@ export class TableWriter {
   /** Ends a record: nobody finds it from now on. */
   remove(record: number): void {
     const at = this.#chains.offsetOf(record);
-    const links = this.#links(at);
+    const kind = this.#words[(at + Offset.state) >> 2]! & State.ours;
     Atomics.store(this.#words, (at + Offset.state) >> 2, 0);
-    for (const { head, next } of links) {
-      let from = head;
-      while (this.#words[from] !== record) from = (this.#chains.offsetOf(this.#words[from]!) + next) >> 2;
-      Atomics.store(this.#words, from, this.#words[(at + next) >> 2]!);
-    }
+    this.#unlink(record, this.#chains.addressHead(this.bytes, at, kind), Offset.nextByAddress);
+    this.#unlink(record, this.#chains.recordHead(at, kind), Offset.nextByReference);
     const epoch = this.#words[Word.epoch]!;
     this.#ended.push({ record, epoch });
     // 0 is no epoch: it says that a reader holds nothing.
@@ -415,18 +422,18 @@ export class TableWriter {
     return offset < 0 ? 0 : this.#chains.recordAt(offset);
   }
 
-  /** The chains of the record at an offset: the word that leads to the first, and where in records the next is. */
-  #links(at: number): readonly { readonly head: number; readonly next: number }[] {
-    const kind = this.#words[(at + Offset.state) >> 2]! & State.ours;
-    const reference = this.bytes.subarray(at + Field.reference, at + Field.reference + referenceBytes);
-    const byReference =
-      kind === 0
-        ? this.#chains.theirHead(this.bytes, at + Field.context, reference)
-        : this.#chains.ourHead(reference);
-    return [
-      { head: this.#chains.addressHead(this.bytes, at, kind), next: Offset.nextByAddress },
-      { head: byReference, next: Offset.nextByReference },
-    ];
+  /** Puts a record, which is whole, in front of a chain. @param next where in records the next of the chain is */
+  #link(record: number, head: number, next: number): void {
+    const word = (this.#chains.offsetOf(record) + next) >> 2;
+    Atomics.store(this.#words, word, Atomics.load(this.#words, head));
+    Atomics.store(this.#words, head, record);
+  }
+
+  /** Takes a record out of a chain, and leaves its own link to who stands on it. */
+  #unlink(record: number, head: number, next: number): void {
+    let from = head;
+    while (this.#words[from] !== record) from = (this.#chains.offsetOf(this.#words[from]!) + next) >> 2;
+    Atomics.store(this.#words, from, this.#words[(this.#chains.offsetOf(record) + next) >> 2]!);
   }
 
   /** Makes places free that no reader can stand on any more. */

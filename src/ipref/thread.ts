@@ -1,12 +1,14 @@
 /**
  * The program of the forwarding thread: an engine over the queues that the thread was given, until its owner wants an
- * end. Whatever goes wrong ends the thread, and the owner starts another.
+ * end. Whatever goes wrong ends the thread, and the owner starts another. At first it also rehearses (rehearsal.ts),
+ * and does not wait meanwhile.
  */
 
 import type { WorkerMachine } from "../system/packets.ts";
 import type { ThreadData, ToThread } from "./asking.ts";
 import { Counts } from "./counts.ts";
 import { Engine } from "./engine.ts";
+import { Rehearsal } from "./rehearsal.ts";
 import { TableReader } from "./table.ts";
 
 export function forwardPackets(machine: WorkerMachine): void {
@@ -17,9 +19,11 @@ export function forwardPackets(machine: WorkerMachine): void {
     counts: new Counts(counts),
     post: (message) => machine.post(message),
   });
+  let rehearsal: Rehearsal | undefined = new Rehearsal({ machine, settings, joinsUdp });
   machine.post({ kind: "ready" });
   while (!machine.ending) {
-    engine.turn();
+    engine.turn(rehearsal === undefined ? undefined : 0);
+    if (rehearsal?.turn() === false) rehearsal = undefined;
     for (let message = machine.take(); message !== undefined; message = machine.take()) {
       engine.take(message as ToThread);
     }

@@ -7,7 +7,7 @@
  * renewals need no disk until it is reached.
  */
 
-import { isObject, type Json, type JsonObject } from "../lib/json.ts";
+import { isObject, type JsonObject } from "../lib/json.ts";
 import type { Lease } from "../lib/lease.ts";
 import { isPlain, longest, type TableFamily, type TableKey, tableFamilies } from "./key.ts";
 
@@ -57,7 +57,8 @@ export interface SavedRecords {
   readonly records: readonly TableRecord[];
 }
 
-const maxRecords = 3 * 65_536 * 2;
+/** Of one file. */
+export const maxRecords = 3 * 65_536 * 2;
 /** Of a lease: the shortest that makes sense, the longest that may be asked for. */
 export const lifetimes = { leastMs: 1_000, mostMs: 365 * 86_400_000 } as const;
 
@@ -92,23 +93,8 @@ function renderKey({ family, interface: name, address, tag }: TableKey): JsonObj
   return { family, interface: name, ...(address !== "" && { address }), ...(tag !== "" && { tag }) };
 }
 
-export function renderRecords(boot: string, records: readonly Json[]): JsonObject {
-  return { boot, records };
-}
-
-/**
- * Reads what `renderRecords` returned.
- *
- * @throws SyntaxError for anything else.
- */
-export function parseRecords(state: unknown): SavedRecords {
-  if (!isObject(state)) fail("it is no object");
-  const { boot, records } = state as { boot: unknown; records: unknown };
-  if (!Array.isArray(records) || records.length > maxRecords) fail("records");
-  return { boot: text(boot, "boot", 64), records: (records as unknown[]).map(parseRecord) };
-}
-
-function parseRecord(value: unknown): TableRecord {
+/** Reads what `renderLease` or `renderRest` returned. @throws SyntaxError for anything else. */
+export function parseRecord(value: unknown): TableRecord {
   if (!isObject(value)) return fail("a record");
   const table = integer(value.table, "table", 0xffff_fffe);
   const key: TableKey = {

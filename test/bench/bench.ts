@@ -15,6 +15,8 @@ import { arrivals, measureCut, stream } from "./cut.ts";
 import { flood, measureFlood } from "./flood.ts";
 import { blast, measureIpref, sink } from "./ipref.ts";
 import { answerCalls, dial, measureIsolation } from "./isolation.ts";
+import { mappingsLife, measureMappings } from "./mappings.ts";
+import { askNames, measureNames, serveNames } from "./names.ts";
 import { measureNeighbours } from "./neighbours.ts";
 import { measurePages } from "./pages.ts";
 import { measureSize } from "./size.ts";
@@ -30,8 +32,10 @@ const sections: Record<string, () => Promise<void>> = {
   tables: measureTables,
   neighbours: measureNeighbours,
   isolation: measureIsolation,
+  names: measureNames,
   blocks: measureBlocks,
   ipref: measureIpref,
+  mappings: measureMappings,
   pages: measurePages,
 };
 
@@ -51,9 +55,12 @@ async function main(): Promise<void> {
   if (mode === "--arrivals") return arrivals();
   if (mode === "--answer") return answerCalls();
   if (mode === "--dial") return dial(words[0]!);
+  if (mode === "--names") return askNames(Number(words[0]));
+  if (mode === "--resolver") return serveNames();
   if (mode === "--blast") return blast(words[0]!, Number(words[1]), Number(words[2]));
   if (mode === "--count") return sink();
   if (mode === "--flood") return flood(Number(words[0]));
+  if (mode === "--mappings") return mappingsLife(words[0]!, words[1]!);
   const wanted = mode === undefined ? [] : [mode, ...words];
   console.log(`node ${process.version}, ${cpus().length} × ${cpus()[0]?.model ?? "unknown CPU"}`);
   for (const name of Object.keys(sections)) {

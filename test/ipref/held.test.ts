@@ -161,6 +161,35 @@ test("Gateways keeps those in use through a flood of others", () => {
   assert.is(gateways.portOf(Uint8Array.of(198, 51, 100, 97), 0), (names[2]! << 8) | 99);
 });
 
+test("Gateways counts what passes from and to each, as long as it is kept", () => {
+  const gateways = new Gateways({ family: 4, port: 1045, seed: 7, sets: 1 });
+  assert.equal(gateways.counts(), []);
+  const names = nameOf(gateways, address(1));
+  gateways.countOut(2, 300);
+  gateways.heard(names, 0);
+  nameOf(gateways, address(2));
+  gateways.countIn(1, 60);
+  gateways.countOut(1, 40);
+  const row = (number: number) =>
+    gateways.counts().find(({ context }) => String(context) === String(address(number)));
+  const common = { port: 1045, packetsIn: 0, bytesIn: 0 };
+  assert.equal(row(1), {
+    context: address(1),
+    port: 1045,
+    packetsIn: 1,
+    bytesIn: 60,
+    packetsOut: 2,
+    bytesOut: 300,
+  });
+  assert.equal(row(2), { context: address(2), ...common, packetsOut: 1, bytesOut: 40 });
+  // Whoever gave way begins anew.
+  for (let index = 3; index < 11; index++) nameOf(gateways, address(index));
+  assert.is(gateways.counts().length, 8);
+  assert.is(row(1), undefined);
+  nameOf(gateways, address(1));
+  assert.equal(row(1), { context: address(1), ...common, packetsOut: 0, bytesOut: 0 });
+});
+
 /** A machine whose `send` does as it is told, and writes down what it was given. */
 function sending(answers: (count: number) => number) {
   const sent: { length: number; segment: number; at: number }[][] = [];

@@ -8,9 +8,11 @@ import {
   drawReference,
   encodeReference,
   formatReference,
+  formatReferenceAt,
   isStaticReference,
   maxReference,
   parseReference,
+  readReference,
 } from "../../src/ipref/reference.ts";
 
 const rows: readonly (readonly [text: string, value: bigint, printed: string])[] = [
@@ -146,6 +148,30 @@ test("parseReference: flipped and cut text is read or refused, nothing else", ()
       },
     ),
     { numRuns: 3_000 },
+  );
+});
+
+test("readReference: what is written is read out of the midst of bytes, and of other text nothing else is made", () => {
+  const read = (text: string) => {
+    const into = new Uint8Array(16).fill(9);
+    const bytes = new TextEncoder().encode(`7-${text}-7`);
+    return readReference(bytes, { from: 2, to: bytes.length - 2 }, into) ? decodeReference(into) : undefined;
+  };
+  const any = fc.oneof(fc.bigInt({ min: 0n, max: maxReference }), fc.bigInt({ min: 0n, max: 70_000n }));
+  fc.assert(
+    fc.property(any, fc.nat(16), (value, offset) => {
+      assert.is(read(formatReference(value)), value);
+      const bytes = encodeReference(value, new Uint8Array(32), offset);
+      assert.is(formatReferenceAt(bytes, offset), formatReference(value));
+    }),
+  );
+  const letters = fc.string({ unit: fc.constantFrom(..."019afAF-g "), maxLength: 12 });
+  fc.assert(
+    fc.property(letters, (text) => {
+      const value = read(text);
+      if (value !== undefined) assert.is(parseReference(text), value, text);
+    }),
+    { numRuns: 2_000 },
   );
 });
 

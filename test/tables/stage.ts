@@ -3,7 +3,7 @@
 import type { FamilyTable, SteerChange, SteerPlan, SteerRule } from "../../src/kernel/kernel.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { Json } from "../../src/lib/json.ts";
-import { parseRecords } from "../../src/tables/record.ts";
+import { parseRecord } from "../../src/tables/record.ts";
 import type { Steers } from "../../src/tables/steering.ts";
 import {
   type NewsKind,
@@ -91,7 +91,10 @@ export class FakeDisk {
   }
 
   get saved(): SavedRecords[] {
-    return this.pieces.map((piece) => parseRecords(JSON.parse(piece)));
+    return this.pieces.map((piece) => {
+      const { boot, records } = JSON.parse(piece) as { boot: string; records: unknown[] };
+      return { boot, records: records.map(parseRecord) };
+    });
   }
 }
 
