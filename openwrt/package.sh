@@ -78,7 +78,7 @@ luci_tree() { # luci_tree FOLDER
 settle() {
 	find "$1" -type d -exec chmod 755 {} +
 	find "$1" -type f -exec chmod 644 {} +
-	for path in etc/init.d/gatehouse usr/lib/gatehouse/gatehouse usr/lib/gatehouse/boot.sh usr/lib/gatehouse/firewall.sh; do
+	for path in etc/init.d/gatehouse usr/lib/gatehouse/gatehouse usr/lib/gatehouse/boot.sh usr/lib/gatehouse/firewall.sh usr/lib/gatehouse/zones.sh usr/lib/gatehouse/segments.sh; do
 		[ ! -e "$1/$path" ] || chmod 755 "$1/$path"
 	done
 	[ ! -e "$1/etc/config/gatehouse" ] || chmod 600 "$1/etc/config/gatehouse"

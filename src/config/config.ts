@@ -19,7 +19,9 @@ import {
   integer,
   listOf,
   mac,
+  noneWord,
   type Option,
+  orNone,
   path,
   prefix,
   text,
@@ -35,9 +37,8 @@ const mainOptions = {
   state_dir: path(
     "/etc/gatehouse",
     "What has to survive a reboot: nodes, blocks, leases, the boot-time rules",
-    "never empty",
   ),
-  run_dir: path("/var/run/gatehouse", "What may be lost at a reboot", "never empty"),
+  run_dir: path("/var/run/gatehouse", "What may be lost at a reboot"),
   backend: choice(
     ["auto", "nft", "ipset"],
     "auto",
@@ -47,19 +48,15 @@ const mainOptions = {
     "br-lan",
   ]),
   wan_device: listOf(device("", "Where the internet is: a MAC seen there is a next hop's"), ["wan"]),
-  lease_file: path("/tmp/dhcp.leases", "DHCP leases as dnsmasq writes them", "may be empty"),
-  dhcp_config: path("/etc/config/dhcp", "Where `config host` sections name devices", "may be empty"),
-  rpc_socket: path("/var/run/spin_rpc.sock", "SPIN's JSON-RPC socket; empty: off", "may be empty"),
-  extsrc_socket: path("", "SPIN's socket for external sources; empty: off", "may be empty"),
+  lease_file: orNone(path("/tmp/dhcp.leases", "DHCP leases as dnsmasq writes them")),
+  dhcp_config: orNone(path("/etc/config/dhcp", "Where `config host` sections name devices")),
+  rpc_socket: orNone(path("/var/run/spin_rpc.sock", "SPIN's JSON-RPC socket; none: off")),
+  extsrc_socket: orNone(path("", "SPIN's socket for external sources; none: off")),
   rpc_uid: listOf(
     integer(0, { min: 0, max: 4_294_967_294 }, "Users, by number, that may use that socket beside root"),
     [],
   ),
-  spin_dir: path(
-    "/etc/spin",
-    "SPIN's own files: its blocks, lists and names are taken over once",
-    "may be empty",
-  ),
+  spin_dir: orNone(path("/etc/spin", "SPIN's own files: its blocks, lists and names are taken over once")),
   dns_group: integer(53, { min: 1, max: 65_535 }, "NFLOG group that DNS packets are copied to"),
   blocked_group: integer(
     54,
@@ -110,23 +107,19 @@ const mqttOptions = {
     accepts: (value) => value.length <= 64,
   }),
   user: text("", "text, or empty for none", { doc: "User name for the broker" }),
-  password_file: path(
-    "",
-    "File with the password on its first line, which nobody else may read (mode 0600)",
-    "may be empty",
+  password_file: orNone(
+    path("", "File with the password on its first line, which nobody else may read (mode 0600)"),
   ),
   version: choice(["3.1.1", "5"], "3.1.1", "The version of MQTT that is spoken"),
   tls: boolean(
     false,
     "Whether the broker is spoken with over TLS, 1.2 or later; its port is then often 8883",
   ),
-  ca_file: path(
-    "",
-    "Who may vouch for the broker, PEM; without it, the authorities that come with the system",
-    "may be empty",
+  ca_file: orNone(
+    path("", "Who may vouch for the broker, PEM; without it, the authorities that come with the system"),
   ),
-  cert_file: path("", "Certificate that we show the broker, PEM", "may be empty"),
-  key_file: path("", "Its key, PEM, which nobody else may read (mode 0600)", "may be empty"),
+  cert_file: orNone(path("", "Certificate that we show the broker, PEM")),
+  key_file: orNone(path("", "Its key, PEM, which nobody else may read (mode 0600)")),
   jsonrpc: boolean(
     false,
     "Whether whoever may publish on <prefix>/jsonrpc/q of the broker may ask and decide everything",
@@ -157,10 +150,12 @@ const tablesOptions = {
     "How long a table rests after a lease before another gets it",
   ),
   max_per_owner: integer(64, { min: 1, max: 65_536 }, "Leases that one user may have; root may have all"),
-  socket: text("tas_socket", "the name of an abstract unix socket, or empty for none", {
-    doc: "Table Allocator's socket; empty: off",
-    accepts: (value) => value.length <= 107,
-  }),
+  socket: orNone(
+    text("tas_socket", "the name of an abstract unix socket", {
+      doc: "Table Allocator's socket; none: off",
+      accepts: (value) => value.length <= 107,
+    }),
+  ),
   family: listOf(choice(["inet", "inet6", "unspec"], "inet", "Address families that tables are leased for"), [
     "inet",
     "inet6",
@@ -170,16 +165,20 @@ const tablesOptions = {
 const pinOptions = {
   device: device("", "The device that the address is on"),
   address: address("", "The address, such as the gateway's"),
-  mac: mac("Whose it is for good; none: the first that answers and is verified, as long as the agent lives"),
+  mac: mac(
+    "Whose it is for good; if not given: the first that answers and is verified, as long as the agent lives",
+  ),
 };
 
 const iprefOptions = {
   enabled: boolean(false, "Whether this router is an IPREF gateway"),
   gateway_bind: address("0.0.0.0", "Own address that tunnel packets are received on"),
-  gateway_pub: text("", "an address, or empty for the one bound", {
-    doc: "Address that peers reach us by",
-    accepts: (value) => value === "" || prefixless(value),
-  }),
+  gateway_pub: orNone(
+    text("", "an address", {
+      doc: "Address that peers reach us by; none: the one bound",
+      accepts: isAddress,
+    }),
+  ),
   gateway_port: integer(1_045, port, "UDP port of the tunnel"),
   remote_gateway_port: integer(1_045, port, "UDP port of peers that have not been heard yet"),
   gateway_ref: text("1", "a reference", {
@@ -196,13 +195,14 @@ const iprefOptions = {
   dec_ttl: boolean(true, "Whether the gateway counts as a hop"),
   clamp_mss: boolean(true, "Whether TCP is told what fits through the tunnel"),
   admit_router: boolean(false, "Whether remote hosts may open connections to this router"),
-  hosts: path("/etc/hosts", "Hosts file with our own and remote references", "may be empty"),
-  mapper_socket: path(
-    "/var/run/gatehouse/mapper.sock",
-    "Where CoreDNS and dns-agent ask for mappings; empty: off",
-    "may be empty",
+  hosts: orNone(path("/etc/hosts", "Hosts file with our own and remote references")),
+  mapper_socket: orNone(
+    path("/var/run/gatehouse/mapper.sock", "Where CoreDNS and dns-agent ask for mappings; none: off"),
   ),
-  peer: addresses([], "Gateways that may reach us first; none: those in hosts and those we have sent to"),
+  peer: addresses(
+    [],
+    "Gateways that may reach us first; if none is listed: those in hosts and those we have sent to",
+  ),
   any_peer: boolean(false, "Whether every gateway may reach published hosts"),
   max_mappings: integer(131_072, { min: 1_024, max: 1_048_576 }, "Mappings that are kept"),
   max_peer_mappings: integer(8_192, { min: 16, max: 1_048_576 }, "Mappings that one gateway may make"),
@@ -213,7 +213,7 @@ const iprefOptions = {
     }),
     [],
   ),
-  upstream: addresses([], "DNS servers that know those domains; none: the one of this router"),
+  upstream: addresses([], "DNS servers that know those domains; if none is listed: the one of this router"),
   dns_port: integer(5_364, port, "Where the names of those domains are answered, on loopback"),
   transfer: listOf(
     text("", "LOCAL:PUBLIC:SERVER[,SERVER…]", {
@@ -239,20 +239,24 @@ const isolationOptions = {
     text("", "the name of a service", { doc: "Whom every service may reach, such as arbiter" }),
     [],
   ),
-  bootstrap_segment: text("", "the name of a segment, or empty", {
-    doc: "Where everybody is privileged until the manager has said who it is; empty: nowhere",
-  }),
+  bootstrap_segment: orNone(
+    text("", "the name of a segment", {
+      doc: "Where everybody is privileged until the manager has said who it is; none: nowhere",
+    }),
+  ),
   bootstrap_time: integer(300, { min: 1, max: 86_400, unit: "seconds" }, "How long that lasts at most"),
-  http: text("", "an address and port such as 127.0.0.1:8080, or empty", {
-    doc: "Where the HTTP interface listens; empty: off",
-    accepts: (value) => value === "" || /^(?:[0-9.]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$/.test(value),
-  }),
+  http: orNone(
+    text("", "an address and port such as 127.0.0.1:8080", {
+      doc: "Where the HTTP interface listens; none: off",
+      accepts: (value) => /^(?:[0-9.]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$/.test(value),
+    }),
+  ),
   http_name: listOf(text("", "a host name", { doc: "Names that clients of it know us by" }), [
     "databox-network",
   ]),
-  http_cert: path("", "Its certificate, PEM; empty: plain HTTP", "may be empty"),
-  http_key: path("", "The certificate's key, PEM; empty: in the same file", "may be empty"),
-  key_file: path("/etc/gatehouse/network.key", "The key of the HTTP interface", "never empty"),
+  http_cert: orNone(path("", "Its certificate, PEM; none: plain HTTP")),
+  http_key: orNone(path("", "The certificate's key, PEM; none: in the same file")),
+  key_file: path("/etc/gatehouse/network.key", "The key of the HTTP interface"),
 };
 
 const segmentOptions = {
@@ -395,7 +399,7 @@ function isDomain(value: string): boolean {
   return value.length <= 253 && labels.every((each) => /^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$/.test(each));
 }
 
-function prefixless(value: string): boolean {
+function isAddress(value: string): boolean {
   return address("", "").parse(value) !== undefined;
 }
 
@@ -419,7 +423,7 @@ function readOptions(
       continue;
     }
     // As in libuci: one value for a list is a list of one, of several for an option the last counts, and an
-    // empty value is none, except where "empty" is an answer.
+    // empty value is as if it were not there, except where nothing is an answer.
     const texts = typeof given === "string" ? [given] : given;
     const chosen = (option.list ? texts : texts.slice(-1)).filter(
       (each) => each !== "" || (!option.list && option.parse("") !== undefined),
@@ -446,7 +450,9 @@ export function renderDefaults(): string {
       const values = option.list ? (option.default as readonly unknown[]) : [option.default];
       const hidden = kind.many || values.length === 0 ? "#" : "";
       for (const value of values.length === 0 ? [""] : values) {
-        lines.push(`\t${hidden}${option.list ? "list" : "option"} ${name} ${quoteUci(textOf(value))}`);
+        lines.push(
+          `\t${hidden}${option.list ? "list" : "option"} ${name} ${quoteUci(textOf(value) || (option.none ? noneWord : ""))}`,
+        );
       }
     }
     parts.push(`${lines.join("\n")}\n`);

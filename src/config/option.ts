@@ -16,11 +16,16 @@ export interface Option<Value> {
   readonly unit?: string;
   readonly min?: number;
   readonly max?: number;
+  /** Takes the word `none`, which is read as "": an empty value is lost on its way through libuci. */
+  readonly none?: boolean;
   /** One sentence for the shipped file and the manual. */
   readonly doc: string;
   /** One value, or undefined if the text is none. */
   parse(text: string): unknown;
 }
+
+/** Says of an option that there is to be nothing, where something is the default. */
+export const noneWord = "none";
 
 /** Printable text of at most `maxLength` characters. */
 function isText(text: string, maxLength = 255): boolean {
@@ -69,12 +74,16 @@ export function text(
   return { default: fallback, list: false, expects, doc: rest.doc, parse };
 }
 
-/** An absolute path; one whose default is empty may be. */
-export function path(fallback: string, doc: string, empty: "may be empty" | "never empty"): Option<string> {
-  const expects = empty === "may be empty" ? "an absolute path, or empty for none" : "an absolute path";
-  const accepts = (value: string) =>
-    value === "" ? empty === "may be empty" : value.startsWith("/") && value.length < 108;
-  return text(fallback, expects, { doc, accepts });
+/** An absolute path. */
+export function path(fallback: string, doc: string): Option<string> {
+  const accepts = (value: string) => value.startsWith("/") && value.length < 108;
+  return text(fallback, "an absolute path", { doc, accepts });
+}
+
+/** What an option takes, or nothing: said by the word `none`, or by an empty value. */
+export function orNone(option: Option<string>): Option<string> {
+  const parse = (value: string) => (value === "" || value === noneWord ? "" : option.parse(value));
+  return { ...option, none: true, expects: `${option.expects}, or ${noneWord}`, parse };
 }
 
 /** The name of a network interface, as the kernel takes them. */

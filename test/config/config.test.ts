@@ -72,6 +72,9 @@ const accepted: readonly [
   ["config gatehouse\nlist lan_device lan1\nlist lan_device br-x", "main", "lanDevice", ["lan1", "br-x"]],
   ["config gatehouse\noption lan_device eth0.2", "main", "lanDevice", ["eth0.2"]],
   ["config gatehouse\noption rpc_socket ''", "main", "rpcSocket", ""],
+  ["config gatehouse\noption rpc_socket none", "main", "rpcSocket", ""],
+  ["config gatehouse\noption lease_file none", "main", "leaseFile", ""],
+  ["config gatehouse\noption rpc_socket /run/none", "main", "rpcSocket", "/run/none"],
   ["config gatehouse\noption state_dir ''", "main", "stateDir", "/etc/gatehouse"],
   ["config gatehouse\noption dns_group 65535", "main", "dnsGroup", 65_535],
   ["config mqtt\noption enabled off", "mqtt", "enabled", false],
@@ -82,12 +85,15 @@ const accepted: readonly [
   ["config mqtt\noption prefix home/SPIN", "mqtt", "prefix", "home/SPIN"],
   ["config mqtt\noption keepalive 5", "mqtt", "keepalive", 5],
   ["config mqtt\noption password_file /etc/secret", "mqtt", "passwordFile", "/etc/secret"],
+  ["config tables\noption socket none", "tables", "socket", ""],
+  ["config tables\noption socket ''", "tables", "socket", ""],
   ["config tables\nlist family unspec", "tables", "family", ["unspec"]],
   ["config ipref\nlist peer ''\nlist peer 192.0.2.1", "ipref", "peer", ["192.0.2.1"]],
   ["config ipref\noption gateway_bind '2001:DB8::1'", "ipref", "gatewayBind", "2001:db8::1"],
   ["config ipref\noption encode_net 10.1.2.3/8", "ipref", "encodeNet", "10.0.0.0/8"],
   ["config ipref\noption encode_net fd00::1/64", "ipref", "encodeNet", "fd00::/64"],
   ["config isolation\noption pool6 fd01::/64", "isolation", "pool6", "fd01::/64"],
+  ["config isolation\noption http none", "isolation", "http", ""],
   ["config isolation\noption http '[::1]:8080'", "isolation", "http", "[::1]:8080"],
 ];
 
@@ -99,10 +105,25 @@ for (const [text, section, name, value] of accepted) {
   });
 }
 
+test("whatever can be empty can be said to be, by a word that libuci does not drop", () => {
+  for (const [type, kind] of sectionKinds) {
+    for (const [name, option] of Object.entries(kind.options)) {
+      if (option.list || kind.many || option.parse("") !== "" || option.default === "") continue;
+      assert.ok(option.none, `${type} ${name}`);
+      assert.match(option.expects, /, or none$/);
+      assert.is(option.parse("none"), "", `${type} ${name}`);
+    }
+  }
+  // An empty value reads as the word does: in the shipped file it is the word.
+  assert.match(renderDefaults(), /\n\toption extsrc_socket 'none'\n/);
+});
+
 const refused: readonly [text: string, warning: RegExp][] = [
   ["config gatehouse\noption backend pf", /line 1: section gatehouse, backend: "pf" is not auto, nft, ipset/],
   ["config gatehouse 'main'\nlist lan_device 'a b'", /section gatehouse 'main', lan_device: "a b" is not an/],
   ["config gatehouse\noption state_dir relative", /"relative" is not an absolute path/],
+  ["config gatehouse\noption state_dir none", /"none" is not an absolute path$/],
+  ["config gatehouse\noption rpc_socket spin.sock", /"spin.sock" is not an absolute path, or none/],
   ["config gatehouse\noption dns_group 0", /"0" is not a whole number from 1 to 65535/],
   ["config gatehouse\noption max_nodes 1e4", /"1e4" is not a whole number/],
   ["config gatehouse\noption max_nodes 99999999999999999999", /is not a whole number/],

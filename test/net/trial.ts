@@ -20,7 +20,7 @@ import { paths, servers } from "../lab/topology.ts";
 export const seed = Number(process.env.SEED ?? Date.now() % 1_000_000);
 
 /** mulberry32: small, and the same everywhere. */
-function randomOf(state: number): () => number {
+export function randomOf(state: number): () => number {
   let at = state >>> 0;
   return () => {
     at = (at + 0x6d2b79f5) >>> 0;

@@ -8,6 +8,8 @@
 import { ownMethods } from "../../src/agent/methods.ts";
 import { captureMethods } from "../../src/capture/capture.ts";
 import { flowMethods, spinMethods } from "../../src/flows/flows.ts";
+import { iprefMethods } from "../../src/ipref/ipref.ts";
+import { isolationMethods } from "../../src/isolation/isolation.ts";
 import { neighbourMethods } from "../../src/neighbours/neighbours.ts";
 import { nodeMethods } from "../../src/nodes/nodes.ts";
 import { rpcMethods } from "../../src/spin/spin.ts";
@@ -32,6 +34,8 @@ export const tables: Readonly<Record<string, Methods>> = {
   "gatehouse.capture": captureMethods(nobody),
   "gatehouse.tables": tableMethods(nobody, nobody),
   "gatehouse.neighbours": neighbourMethods(nobody, { clock: nobody }),
+  "gatehouse.ipref": iprefMethods({ mappings: nobody, clock: nobody }),
+  "gatehouse.isolation": isolationMethods(nobody, nobody),
   spin: { ...spinMethods(nobody), ...rpcMethods(nobody) },
 };
 

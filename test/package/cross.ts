@@ -116,11 +116,16 @@ export function record(addon: Addon): { readonly calls: Buffer; readonly count: 
   return { calls: Buffer.concat(parts), count };
 }
 
-/** @throws Error with what the compiler, or the addon under test, says */
-export function check(target: Target, addonPath: string): string {
+/** @throws Error if it is for another processor */
+export function inspect(target: Target, addonPath: string): void {
   const machine = readFileSync(addonPath).readUInt16LE(18);
   if (machine !== target.machine)
     throw new Error(`${addonPath} is for machine ${machine}, not ${target.machine}`);
+}
+
+/** @throws Error with what the compiler, or the addon under test, says */
+export function check(target: Target, addonPath: string): string {
+  inspect(target, addonPath);
   const folder = mkdtempSync(join(tmpdir(), "cross-"));
   try {
     const program = join(folder, "load");

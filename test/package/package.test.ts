@@ -141,6 +141,8 @@ test("ipk: gatehouse has each file where OpenWrt looks for it, with its mode", (
     "/usr/lib/gatehouse/firewall.sh": "-rwxr-xr-x",
     "/usr/lib/gatehouse/gatehouse": "-rwxr-xr-x",
     "/usr/lib/gatehouse/netio.node": "-rw-r--r--",
+    "/usr/lib/gatehouse/zones.sh": "-rwxr-xr-x",
+    "/usr/lib/gatehouse/segments.sh": "-rwxr-xr-x",
     "/usr/sbin/gatehouse": "lrwxrwxrwx",
     "/usr/share/acl.d/gatehouse.json": "-rw-r--r--",
   };

@@ -38,6 +38,8 @@ test("every script is clean by shellcheck", () => {
     init,
     file("usr/lib/gatehouse/boot.sh"),
     file("usr/lib/gatehouse/firewall.sh"),
+    file("usr/lib/gatehouse/zones.sh"),
+    file("usr/lib/gatehouse/segments.sh"),
     file("etc/hotplug.d/iface/90-gatehouse"),
     file("etc/uci-defaults/90-gatehouse"),
     join(root, "openwrt/package.sh"),
@@ -157,7 +159,19 @@ test("init: a change of network, dhcp, firewall, system or its own reloads it, b
   assert.equal(lines, ["procd_send_signal gatehouse"]);
   // What was written anew meanwhile belongs to root again.
   const jailed = shell(`. ${init}; can_jail() { true; }; hand_over() { say hand_over; }; reload_service`);
-  assert.equal(jailed.slice(1), ["hand_over", "procd_send_signal gatehouse"]);
+  assert.equal(jailed.slice(1), [
+    "hand_over",
+    "procd_send_signal gatehouse",
+    "sh /usr/lib/gatehouse/zones.sh put",
+    "sh /usr/lib/gatehouse/segments.sh put",
+  ]);
+});
+
+test("init: dnsmasq is told of the gateway's domains at each start, and that there are none at the end", () => {
+  const told = (text: string) => shell(`. ${init}; ${text}`).filter((line) => line.includes("zones.sh"));
+  assert.equal(told("start_service"), ["sh /usr/lib/gatehouse/zones.sh put"]);
+  assert.equal(told("action=stop; stop_service"), ["sh /usr/lib/gatehouse/zones.sh clear"]);
+  assert.equal(told("action=restart; stop_service; start_service"), ["sh /usr/lib/gatehouse/zones.sh put"]);
 });
 
 const hotplug = (environment: Record<string, string>, running = 0) => {

@@ -221,6 +221,20 @@ export class Page {
     }
   }
 
+  /** Presses the mouse on the button that says this, among those within what the selector finds. */
+  async press(within: string, label: string): Promise<void> {
+    await this.until(
+      `a button ${label} in ${within}`,
+      `(() => {
+        for (const each of document.querySelectorAll("[data-press]")) each.removeAttribute("data-press");
+        const found = [...document.querySelectorAll(${JSON.stringify(`${within} button`)})].find((each) => each.textContent === ${JSON.stringify(label)} && each.offsetParent);
+        found?.setAttribute("data-press", "");
+        return !!found;
+      })()`,
+    );
+    await this.click("[data-press]");
+  }
+
   async #clickOnce(selector: string): Promise<boolean> {
     const spot = await this.until<{ x: number; y: number }>(
       `something to click at ${selector}`,
@@ -260,6 +274,10 @@ export class Page {
     if (text === "") {
       await this.evaluate(`document.activeElement.dispatchEvent(new Event("input", { bubbles: true }))`);
     } else await this.send("Input.insertText", { text });
+    // Text that is put in at once lifts no key, which is when LuCI checks a field.
+    await this.evaluate(
+      `document.activeElement.dispatchEvent(new KeyboardEvent("keyup", { bubbles: true }))`,
+    );
   }
 
   /** Seconds that the page's main thread has worked so far. */

@@ -182,10 +182,14 @@ export class Host {
       return { ...frame, result: Object.keys(answer).length > 0 ? [0, answer] : [0] };
     } catch (thrown) {
       const status = statusOf(thrown);
-      return status === Status.NotFound && String(thrown).includes("look up")
-        ? refuse(-32000, "Object not found")
-        : { ...frame, result: [status] };
+      const isGone = status === Status.NotFound && object !== "uci" && !(await this.#isThere(object));
+      return isGone ? refuse(-32000, "Object not found") : { ...frame, result: [status] };
     }
+  }
+
+  async #isThere(object: string): Promise<boolean> {
+    const found = await this.#options.ubus.lookup(object).catch(() => []);
+    return found.length > 0;
   }
 
   #grants(session: string, object: string, method: string): boolean {

@@ -54,6 +54,7 @@ function renderOption(name: string, option: Option<unknown>): string {
     `kind: ${quote(words ? "choice" : kindOf(option))}`,
     ...(option.list ? ["list: true"] : []),
     ...(words ? [`words: [ ${words.map(quote).join(", ")} ]`] : []),
+    ...(option.none ? ["none: true"] : []),
     ...(option.min === undefined ? [] : [`least: ${option.min}`, `most: ${option.max}`]),
     `fallback: ${fallback}`,
     ...(option.unit === undefined ? [] : [`unit: _(${quote(option.unit)})`]),

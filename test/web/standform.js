@@ -191,15 +191,16 @@ window.standInForms = function ({ dom, rpc, ui }) {
 		}
 	}
 
-	/* A line for each value; LuCI's has buttons to add and remove. */
+	/* A line for each value and one for another, which has the name; LuCI's has buttons to add and remove. */
 	class DynamicList extends Option {
 		draw(id, list) {
 			const items = [].concat(list === undefined ? [] : list);
 			return E(
 				'div',
-				{ id: 'widget.cbid.' + this.idOf(id), class: 'cbi-dynlist' },
-				[...items, ''].map((each) =>
+				{ id: 'cbid.' + this.idOf(id), class: 'cbi-dynlist' },
+				[...items, ''].map((each, at) =>
 					E('input', {
+						id: at === items.length ? 'widget.cbid.' + this.idOf(id) : null,
 						type: 'text',
 						class: 'cbi-input-text',
 						value: each,

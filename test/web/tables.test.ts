@@ -4,7 +4,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { eventually } from "../lab/children.ts";
 import { router } from "../lab/topology.ts";
-import type { Page, Size } from "./browser.ts";
+import type { Size } from "./browser.ts";
 import { type Host, sessions } from "./host.ts";
 import { Street, shot } from "./street.ts";
 
@@ -33,25 +33,12 @@ const open = (view: string, size?: Size, from: Host = host) => street.browser.op
 const rowOf = (key: string) => `tr[data-key="${key}"]`;
 const isShown = (key: string) => `document.querySelector('${rowOf(key)}') !== null`;
 
-async function press(page: Page, where: string, label: string): Promise<void> {
-  await page.until(
-    `button ${label} in ${where}`,
-    `(() => {
-      for (const each of document.querySelectorAll("[data-press]")) each.removeAttribute("data-press");
-      const found = [...document.querySelectorAll(${JSON.stringify(`${where} button`)})].find((each) => each.textContent === ${JSON.stringify(label)});
-      found?.setAttribute("data-press", "");
-      return !!found;
-    })()`,
-  );
-  await page.click("[data-press]");
-}
-
 test("Tables: Lease leases a table with its rules, Renew puts its end off, Release takes both away", async () => {
   const page = await open("tables");
   await page.until("the page", `document.querySelector(".placeholder")?.offsetParent != null`);
   await page.fill('input[name="interface"]', "wan");
   await page.fill('input[name="address"]', router.wan4);
-  await press(page, ".cbi-section", "Lease");
+  await page.press(".cbi-section", "Lease");
   const [lease] = await eventually("a lease", async () => {
     const found = await leases();
     return found.length > 0 ? found : undefined;
@@ -75,9 +62,9 @@ test("Tables: Lease leases a table with its rules, Renew puts its end off, Relea
   await page.screenshot(shot("tables"));
   assert.is(await page.evaluate(`document.querySelector("tr[data-key] b")`), null);
   const before = (await leases())[0]!.expires_in;
-  await press(page, rowOf(key), "Renew");
+  await page.press(rowOf(key), "Renew");
   await eventually("a later end", async () => (await leases())[0]!.expires_in > before - 5 || undefined);
-  await press(page, rowOf(key), "Release");
+  await page.press(rowOf(key), "Release");
   await page.until("no row", `!(${isShown(key)})`);
   assert.equal(
     (await leases()).map(({ family }) => family),
@@ -93,7 +80,7 @@ test("Tables: what cannot be leased is said, and nothing is leased", async () =>
   await page.fill('input[name="interface"]', "wan");
   await page.fill('input[name="address"]', "no address");
   const before = await leases();
-  await press(page, ".cbi-section", "Lease");
+  await page.press(".cbi-section", "Lease");
   await page.until("the refusal", `document.querySelector(".alert-message.danger") !== null`);
   assert.is((await leases()).length, before.length);
   await page.close();
@@ -107,12 +94,12 @@ test("Neighbours: who answers has a row; Ask says who it is, Forget makes the ke
   const text = await page.evaluate<string>(`document.querySelector('${rowOf(key)}').innerText`);
   const mac = street.lab.clients.find(({ name }) => name === "laptop")!.mac;
   for (const part of ["10.77.0.10", "br-lan", mac]) assert.ok(text.includes(part), `${part} in ${text}`);
-  await press(page, rowOf(key), "Ask");
+  await page.press(rowOf(key), "Ask");
   const said = `[...document.querySelectorAll("p")].some((each) => each.textContent === "10.77.0.10 on br-lan is at ${mac}.")`;
   await page.until("the answer", said);
   await page.until("its mark", `document.querySelector('${rowOf(key)}').innerText.includes("verified")`);
   await page.screenshot(shot("neighbours"));
-  await press(page, rowOf(key), "Forget");
+  await page.press(rowOf(key), "Forget");
   await page.until("no row", `!(${isShown(key)})`);
   assert.not.match(
     await street.lab.must("router", ["ip", "neigh", "show", "dev", "br-lan"]),
@@ -126,7 +113,7 @@ test("Neighbours: an address that nobody has is told to be silent", async () => 
   const page = await open("neighbours");
   await page.fill('input[name="address"]', "10.77.0.77");
   await page.fill('input[name="device"]', "br-lan");
-  await press(page, ".cbi-section", "Who has it?");
+  await page.press(".cbi-section", "Who has it?");
   await page.until(
     "the word",
     `document.body.innerText.includes("Nobody answers for 10.77.0.77 on br-lan.")`,

@@ -1,13 +1,29 @@
 #!/bin/sh
 # shellcheck disable=SC2086,SC2317  # Words are split on purpose, and functions called by name.
-# Puts the blocks and the isolation of the last run in force again, without the agent: boot.sh STATE_DIRECTORY
+# Puts the blocks and the isolation of the last run in force again, without the agent: boot.sh STATE_DIRECTORY [guards]
+# With the word guards: only what bridges and their ports need, which are there later than rules can be.
 # Loading them twice, or over rules that stand, changes nothing. A file that is cut off or refused is replaced by
 # its copy, and does not keep others out.
 #
 # The directory may be a user's of its own, whose files root loads here: of what is in them, nothing may name a program.
 
-state=${1:?usage: boot.sh STATE_DIRECTORY}
+state=${1:?usage: boot.sh STATE_DIRECTORY [guards]}
 status=0
+
+# Ports that exchange nothing with each other, bridges that answer for them: those that are there.
+load_guards() {
+	while read -r what name; do
+		case $name in
+		*/* | .*) continue ;;
+		esac
+		case $what in
+		port) setting=/sys/class/net/$name/brport/isolated ;;
+		bridge) setting=/proc/sys/net/ipv4/conf/$name/proxy_arp_pvlan ;;
+		*) continue ;;
+		esac
+		[ ! -e "$setting" ] || echo 1 >"$setting"
+	done <"$1"
+}
 
 load_nft() {
 	nft -f "$1"
@@ -43,6 +59,8 @@ load_all() {
 	done
 }
 
+load_all guards load_guards
+[ "${2:-}" != guards ] || exit $status
 load_all nft load_nft
 load_all ipset load_ipset
 for tool in iptables ip6tables; do

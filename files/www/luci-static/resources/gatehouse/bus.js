@@ -45,7 +45,19 @@ const calls = {
 	neighbours: declare('gatehouse.neighbours', 'list', []),
 	conflicts: declare('gatehouse.neighbours', 'conflicts', [], { conflicts: [] }),
 	resolve: declare('gatehouse.neighbours', 'resolve', [ 'address', 'device', 'fresh' ]),
-	forgetNeighbour: declare('gatehouse.neighbours', 'forget', [ 'address', 'device' ])
+	forgetNeighbour: declare('gatehouse.neighbours', 'forget', [ 'address', 'device' ]),
+	gateway: declare('gatehouse.ipref', 'status', []),
+	mappings: declare('gatehouse.ipref', 'mappings', [ 'after', 'limit', 'kind', 'state', 'peer', 'address' ]),
+	peers: declare('gatehouse.ipref', 'peers', [ 'after' ]),
+	drops: declare('gatehouse.ipref', 'drops', [], { drops: {} }),
+	addMapping: declare('gatehouse.ipref', 'add', [ 'kind', 'address', 'context', 'reference' ]),
+	removeMapping: declare('gatehouse.ipref', 'remove', [ 'kind', 'address', 'reference' ]),
+	resolveName: declare('gatehouse.ipref', 'resolve', [ 'name' ]),
+	isolation: declare('gatehouse.isolation', 'status', []),
+	services: declare('gatehouse.isolation', 'list', [ 'after' ]),
+	connect: declare('gatehouse.isolation', 'connect', [ 'name', 'peers', 'ports', 'direction' ]),
+	disconnect: declare('gatehouse.isolation', 'disconnect', [ 'name', 'peer' ]),
+	explainServices: declare('gatehouse.isolation', 'explain', [ 'from', 'to' ])
 };
 
 /* All nodes, or those of a kind, in order of their ids. */
@@ -115,6 +127,66 @@ function notice() {
 }
 
 /*
+ * A part of the agent that is off at first, and on the bus only when it is on: where its page says so, with the way
+ * to its switch.
+ *
+ *     node: to be shown; ask(look): what look() brings, null while the part is off, a fault if nobody answers.
+ */
+function part(text) {
+	const node = E('div', { 'class': 'alert-message notice', 'style': 'display:none', 'role': 'status' }, [
+		text, ' ', E('a', { 'href': L.url('admin/services/gatehouse/settings') }, [ _('Settings') ])
+	]);
+	const show = function(isOff) {
+		node.style.display = isOff ? '' : 'none';
+	};
+	return {
+		node: node,
+		ask: function(look) {
+			return look().then(function(answer) {
+				show(false);
+				return answer;
+			}, function(error) {
+				/* What uhttpd says of an object that is not there. */
+				if (!/error -32000\b/.test(String(error && error.message)))
+					throw error;
+				return calls.status().then(function() {
+					show(true);
+					return null;
+				});
+			});
+		}
+	};
+}
+
+/* A field to type something into. */
+function field(label, name, longest) {
+	return E('input', {
+		'type': 'text',
+		'class': 'cbi-input-text',
+		'name': name,
+		'placeholder': label,
+		'aria-label': label,
+		'maxlength': String(longest || 64)
+	});
+}
+
+/* A place to choose one of some words: [ value, text ] each. */
+function choice(label, name, words) {
+	return E('select', { 'class': 'cbi-input-select', 'name': name, 'aria-label': label }, words.map(function(word) {
+		return E('option', { 'value': word[0] }, [ word[1] ]);
+	}));
+}
+
+/* A section of a page, with a table that may be wider than it. */
+function section(title, children) {
+	return E('div', { 'class': 'cbi-section' }, [ E('h3', {}, [ title ]) ].concat(children));
+}
+
+function scroller(node) {
+	return E('div', { 'style': 'overflow-x:auto' }, [ node ]);
+}
+
+/*
  * Calls look() now and again while the page can be seen, and shows whether it was answered.
  * Gives a function that looks at once, for after a change.
  */
@@ -153,6 +225,11 @@ return baseclass.extend({
 	guard: guard,
 	mayChange: mayChange,
 	notice: notice,
+	part: part,
+	field: field,
+	choice: choice,
+	section: section,
+	scroller: scroller,
 	watch: watch,
 	fill: fill
 });

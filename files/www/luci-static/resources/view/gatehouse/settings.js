@@ -7,7 +7,8 @@
 /*
  * Settings: every option of /etc/config/gatehouse, with what it means and takes.
  *
- * Keeps nothing; the form is made out of the options that the agent knows. An option left empty is its default.
+ * Keeps nothing; the form is made out of the options that the agent knows. An option left empty is its default; where
+ * nothing is to be, the word is "none".
  */
 
 const anything = /^[^\u0000-\u001f\u007f]{0,255}$/;
@@ -21,9 +22,9 @@ const checks = {
 
 const datatypes = { host: 'host', address: 'ipaddr', prefix: 'cidr', prefix4: 'cidr4', prefix6: 'cidr6', mac: 'macaddr' };
 
-function check(kind) {
+function check(option) {
 	return function(section, value) {
-		return value === '' || (checks[kind] || anything).test(value) || _('This is not what the option takes.');
+		return value === '' || (option.none && value === 'none') || (checks[option.kind] || anything).test(value) || _('This is not what the option takes.');
 	};
 }
 
@@ -59,13 +60,13 @@ function add(section, option) {
 		return;
 	}
 	made.optional = true;
-	made.placeholder = [].concat(option.fallback).join(', ');
+	made.placeholder = [].concat(option.fallback).join(', ') || (option.none ? 'none' : '');
 	if (option.kind === 'number')
 		made.datatype = 'and(uinteger,range(' + option.least + ',' + option.most + '))';
 	else if (datatypes[option.kind])
 		made.datatype = datatypes[option.kind];
 	else
-		made.validate = check(option.kind);
+		made.validate = check(option);
 }
 
 return view.extend({
@@ -75,7 +76,7 @@ return view.extend({
 
 	render: function() {
 		const map = new form.Map('gatehouse', _('Settings'),
-			_('An option that is left empty has its default, which is shown in grey. Changes are in force when they are applied, without losing a connection or a block.'));
+			_('An option that is left empty has its default, which is shown in grey; none says that there is to be nothing. Changes are in force when they are applied, without losing a connection or a block.'));
 		map.tabbed = true;
 		options.sections.forEach(function(kind) {
 			const section = map.section(form.TypedSection, kind.type, kind.title);
