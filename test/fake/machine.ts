@@ -9,6 +9,7 @@
 import { Fault } from "../../src/lib/fault.ts";
 import type {
   Cancel,
+  Content,
   DatagramHandlers,
   DatagramSocket,
   Endpoint,
@@ -211,10 +212,10 @@ export class Machine implements System {
 
   async replace(
     path: string,
-    content: Uint8Array,
+    content: Content,
     options: { mode?: number; keep?: string } = {},
   ): Promise<void> {
-    const bytes = content.slice();
+    const bytes = content instanceof Uint8Array ? content.slice() : await this.#gather(content);
     this.#mayWrite(`replace ${path}`);
     const old = this.#files.get(path);
     if (options.keep !== undefined && old !== undefined) this.#files.set(options.keep, { ...old });
@@ -427,6 +428,16 @@ export class Machine implements System {
   }
 
   // Inside.
+
+  /** Other things go on between the pieces, as they do with a real disk. */
+  async #gather(pieces: Iterable<Uint8Array>): Promise<Uint8Array> {
+    const bytes: number[] = [];
+    for (const piece of pieces) {
+      for (const byte of piece) bytes.push(byte);
+      await Promise.resolve();
+    }
+    return Uint8Array.from(bytes);
+  }
 
   #open(name: string, numbers: readonly number[], handlers: DatagramHandlers): FakeSocket {
     this.#note(`open ${[name, ...numbers].join(" ")}`);

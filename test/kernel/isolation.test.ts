@@ -121,6 +121,45 @@ for (const backend of ["nft", "ipset"] as const) {
     assert.ok(await eventually("a route", () => all.passes(app, { kind: "tcp", to: standinOf(app, db, 4) })));
   });
 
+  it("opens a door of the router to whom it is for, and no other port", async () => {
+    const doors = [
+      { device: "br-apps", source: app[4], port: 8022 },
+      { device: "br-apps", source: app[6], port: 8022 },
+      { device: "thing", port: 8023 },
+    ];
+    const [all, kernel] = await enforced(backend, { ...usual, doors });
+    const servers = [8022, 8023].map((port) =>
+      createServer(
+        (socket) =>
+          void socket.on("error", () => {}).once("data", (data) => socket.end(`router ${data.length}\n`)),
+      ).listen(port, "::"),
+    );
+    try {
+      for (const [from, to, port] of [
+        [app, "10.21.0.1", 8022],
+        [app, "10.22.0.1", 8022],
+        [app, "fd21::1", 8022],
+        [cam, "10.23.0.1", 8023],
+        [cam, "fd23::1", 8023],
+      ] as const)
+        await eventually(`${from.name} at ${to}`, () => all.passes(from, { kind: "tcp", to, port }));
+      const others = (
+        [
+          [web, "10.21.0.1", 8022],
+          [web, "fd21::1", 8022],
+          [cam, "10.23.0.1", 8022],
+          [app, "10.21.0.1", 8023],
+          [db, "10.22.0.1", 8022],
+        ] as const
+      ).map(([from, to, port]) => [from, { kind: "tcp", to, port }] as const);
+      assert.equal(await all.passing(others), []);
+      await kernel.apply("isolation", usual);
+      assert.not(await all.passes(app, { kind: "tcp", to: "10.21.0.1", port: 8022 }), "shut again");
+    } finally {
+      for (const server of servers) server.close();
+    }
+  });
+
   it("leads out what may leave, under the router's own translation, and to no other address", async () => {
     const outside = ([4, 6] as const).map((family) => ({
       ...{

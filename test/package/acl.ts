@@ -77,9 +77,16 @@ const asks = {
   uci: { methods: ["changes", "commit", "delete", "get", "set"] },
 };
 
-/** Its own objects, what it asks of others, and whose events it follows. */
+/** Its own objects, what it asks of others, and whose notifications and events it follows. */
 export function busAcl(objects: Readonly<Record<string, Methods>>): object {
-  return { user, access: asks, publish: Object.keys(objects).sort(), listen: ["network.interface"] };
+  return {
+    user,
+    access: asks,
+    publish: Object.keys(objects).sort(),
+    subscribe: ["network.interface"],
+    // An object that comes later is subscribed to then.
+    listen: ["network.interface", "ubus.object.add"],
+  };
 }
 
 export const render = (rules: object): string => `${JSON.stringify(rules, null, "\t")}\n`;

@@ -9,8 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { accepts } from "../../src/kernel/kernel.ts";
-import type { IsolationPlan } from "../../src/kernel/plan.ts";
+import { accepts, type IsolationPlan } from "../../src/kernel/kernel.ts";
 
 const script = join(process.cwd(), "files/usr/lib/gatehouse/segments.sh");
 const folder = mkdtempSync(join(tmpdir(), "segments-"));
@@ -45,6 +44,7 @@ const plan = {
     { devices: ["br-apps", "eth1.7"], dns: { port4: 5365, port6: 5365 }, mdns: true },
     { devices: ["br-iot"], dns: { port4: 5365, port6: 5365 }, mdns: false },
   ],
+  doors: [],
 } as unknown as IsolationPlan;
 
 function run(verb: string, lines: readonly string[] = configured): void {
@@ -174,6 +174,20 @@ test("segments: what is no device's name, and a section without a name, is left 
   assert.equal(devices.sort(), ['"br-apps"', '"br-good"', '"eth1.7"']);
 });
 
+test("segments: the HTTP interface is let in where it listens, unless that is for the router alone", () => {
+  fw4();
+  const doors = (http: string) => {
+    run("put", [...configured, `gatehouse.isolation.http='${http}'`]);
+    return chain("input").flatMap(
+      (line) => /iifname "br-iot" (.* dport 80\d\d) accept/.exec(line)?.[1] ?? [],
+    );
+  };
+  assert.equal(doors("10.31.0.1:8080"), ["ip daddr 10.31.0.1 tcp dport 8080"]);
+  assert.equal(doors("[fd31::1]:8081"), ["ip6 daddr fd31::1 tcp dport 8081"]);
+  for (const none of ["127.0.0.1:8080", "[::1]:8080", "none", "", "a;b:8080", "10.31.0.1:80 80"])
+    assert.equal(doors(none), [], none);
+});
+
 test("segments: without a firewall nothing is asked, and nothing fails", () => {
   execFileSync("nft", ["flush", "ruleset"]);
   run("put");
@@ -230,7 +244,8 @@ test("segments: in fw3's chains the same, and twice is once", () => {
       execFileSync(tool, ["-S", name], { encoding: "utf8" }).trim().split("\n"),
     );
   const before = rules("iptables");
-  run("put");
+  const all = [...configured, "gatehouse.isolation.http='10.31.0.1:8080'"];
+  run("put", all);
   const [once, once6] = [rules("iptables"), rules("ip6tables")];
   for (const wanted of [
     "-A forwarding_rule -i br-iot -m conntrack --ctstate DNAT -m comment --comment gatehouse -j ACCEPT",
@@ -241,7 +256,9 @@ test("segments: in fw3's chains the same, and twice is once", () => {
     assert.ok(once.includes(wanted), `${wanted}\n${once.join("\n")}`);
   assert.not.ok(once.some((line) => /br-iot .*5353/.test(line)));
   assert.ok(once6.some((line) => /br-iot .*icmpv6-type 135/.test(line)));
-  run("put");
+  assert.ok(once.some((line) => line.includes("-d 10.31.0.1/32 -i br-iot -p tcp -m tcp --dport 8080")));
+  assert.not.ok(once6.some((line) => line.includes("8080")));
+  run("put", all);
   assert.equal([rules("iptables"), rules("ip6tables")], [once, once6]);
   run("clear");
   assert.equal(rules("iptables"), before);

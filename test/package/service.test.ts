@@ -200,12 +200,12 @@ test("hotplug: an interface that comes, goes or gets other addresses reloads the
   assert.is(hotplug({ ACTION: "ifup", INTERFACE: "wan" }, 1), "");
 });
 
-/** Sources the firewall's include as fw4 does, with our boot.sh where the router has it. */
+/** Sources the firewall's include as fw4 does, with our scripts where the router has them. */
 function include(state: string): void {
   const text = readFileSync(file("usr/lib/gatehouse/firewall.sh"), "utf8");
   const folder = mkdtempSync(join(tmpdir(), "include-"));
   const path = join(folder, "firewall.sh");
-  writeFileSync(path, text.replace("/usr/lib/gatehouse/boot.sh", file("usr/lib/gatehouse/boot.sh")));
+  writeFileSync(path, text.replaceAll("/usr/lib/gatehouse/", file("usr/lib/gatehouse/")));
   execFileSync("sh", ["-c", `uci() { echo ${state}; }; exec 1>&2; . ${path}`], {
     stdio: ["ignore", "ignore", "pipe"],
   });

@@ -2,6 +2,7 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { eventually } from "../lab/children.ts";
 import { servers } from "../lab/topology.ts";
 import type { Page } from "./browser.ts";
 import type { Host } from "./host.ts";
@@ -184,12 +185,8 @@ test("Flows: 300 nodes find their places and come to rest, and then nothing is m
   assert.is(outside, 0);
   const places = `[...document.querySelectorAll(".gatehouse-bubble")].map((each) => each.getAttribute("transform")).join()`;
   const before = await page.evaluate<string>(places);
-  await page.evaluate(`(() => {
-    window.looks = 0;
-    const fetched = window.fetch;
-    window.fetch = (...args) => { window.looks++; return fetched(...args); };
-  })()`);
-  await page.until("a look", "window.looks >= 2");
+  const asked = page.requests;
+  await eventually("a look", async () => page.requests >= asked + 2 || undefined);
   assert.is(await page.evaluate<string>(places), before);
   await page.screenshot(shot("flows-300"));
   assert.equal(page.faults, []);
