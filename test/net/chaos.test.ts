@@ -17,7 +17,7 @@ import type { Stream } from "../lab/streams.ts";
 import { paths } from "../lab/topology.ts";
 import { begin, seed, silentDuring, sleep, type Trial } from "./trial.ts";
 
-const durationMs = Number(process.env.CHAOS_SECONDS ?? 30) * 1_000;
+const durationMs = Number(process.env.CHAOS_SECONDS ?? 15) * 1_000;
 const agreeMs = 5_000;
 /** An exempt moment: from a foreign flush to its repair. */
 const repairMs = 2_000;
