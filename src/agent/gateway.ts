@@ -42,7 +42,7 @@ import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { Cancel, Endpoint, System } from "../system/system.ts";
 import type { Method, Methods } from "../ubus/methods.ts";
-import { ourProtocol } from "./protocol.ts";
+import { tunnelProtocol } from "./protocol.ts";
 
 export const iprefObject = "gatehouse.ipref";
 
@@ -272,7 +272,7 @@ export class Gateway {
           peers: this.#peers(),
           onDevice: async (name) => {
             await raiseTunnel(this.#system, {
-              ...{ device: name, protocol: ourProtocol, mtuBytes: deviceMtuBytes(settings) },
+              ...{ device: name, protocol: tunnelProtocol, mtuBytes: deviceMtuBytes(settings) },
               address: this.#mappings.net.gatewayAddress,
               net: this.#mappings.net.prefix,
             });

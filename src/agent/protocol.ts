@@ -4,3 +4,6 @@
  */
 
 export const ourProtocol = 71;
+
+/** The route into the tunnel has one of its own: who keeps leased routes takes every other one of theirs for a stray. */
+export const tunnelProtocol = 72;

@@ -140,9 +140,10 @@ export class Engine {
   /**
    * Waits, at most `longestMs`, and moves what is there, at most a batch in each direction.
    *
+   * @returns whether there was anything.
    * @throws Error if the TUN is gone.
    */
-  turn(longestMs = idleMs): void {
+  turn(longestMs = idleMs): boolean {
     const { lookup } = this.#options;
     const ready = this.#ready;
     let out = true;
@@ -166,6 +167,7 @@ export class Engine {
     const moreOut = out && this.#outgoing.turn();
     const moreIn = into && this.#incoming.turn();
     this.#more = moreOut || moreIn;
+    return out || into;
   }
 
   /** The owner says something. */

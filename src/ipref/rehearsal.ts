@@ -3,9 +3,9 @@
  *
  * A JavaScript engine compiles a function well only after some thousand calls; until then a packet takes many times as
  * long, and a network at rest never gets there. So a thread that begins lets a second engine, of the same classes,
- * move made-up packets from a machine of its own, a turn for each turn of the real one, whose packets don't wait. Of
- * the real machine it uses the clock and what only computes. Keeps its mappings, counts and packets to itself; all of
- * it goes when it is over.
+ * move made-up packets from a machine of its own, a turn whenever the real one has nothing to do. Of the real machine
+ * it uses the clock and what only computes. Keeps its mappings, counts and packets to itself; all of it goes when it
+ * is over.
  *
  *     TUN:  UDP, TCP, echoes, super-packets ──▶ engine ──▶ wire: each packet comes back as its peer's answer would,
  *     what comes out is thrown away         ◀──        ◀──       both ends swapped, whose checksums don't cover them
@@ -33,7 +33,7 @@ import { State, TableReader, TableWriter } from "./table.ts";
 
 /** As many as the compiler wants to see before it compiles the longest function for good, and no longer than this. */
 const turns = 3_000;
-const longestMs = 5_000;
+const longestMs = 60_000;
 const port = 1_045;
 const segmentBytes = 1_000;
 /** Numbers of a vnet header are in the machine's own byte order. */

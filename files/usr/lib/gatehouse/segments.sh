@@ -32,18 +32,40 @@ devices() {
 	done
 }
 
-# managed: "forward|input DEVICE [PORT…]" for each device: what of the router its services need, as "protocol/port"
+# door: where the HTTP interface is, as "tcp/PORT/ADDRESS"; nothing where it is off, or for the router alone
+door() {
+	http="$(option isolation.http)"
+	port="${http##*:}"
+	address="${http%:*}"
+	address="${address#[}"
+	address="${address%]}"
+	case "$port" in '' | *[!0-9]*) return 0 ;; esac
+	case "$address" in '' | *[!0-9a-fA-F.:]* | 127.* | ::1) return 0 ;; esac
+	echo "tcp/$port/$address"
+}
+
+# managed: "DEVICE [PROTOCOL/PORT[/ADDRESS]…]" for each device: what of the router its services need. Who may reach the
+# door is in our rules.
 managed() {
 	is_on "$(option isolation.enabled)" || return 0
 	port="$(option isolation.dns_port 5365)"
 	case "$port" in '' | *[!0-9]*) port=5365 ;; esac
+	door="$(door)"
 	for segment in $(segments); do
 		mdns=
 		is_on "$(option "$segment.mdns" 1)" && mdns=udp/5353
 		for device in $(devices "$segment"); do
-			echo "$device tcp/$port udp/$port $mdns"
+			echo "$device tcp/$port udp/$port $mdns $door"
 		done
 	done
+}
+
+# split PROTOCOL/PORT[/ADDRESS]: into variables of these names
+split() {
+	protocol="${1%%/*}"
+	port="${1#*/}"
+	address=
+	case "$port" in */*) address="${port#*/}" port="${port%%/*}" ;; esac
 }
 
 # In nft a rule is known by its comment, and is taken away by its handle.
@@ -59,8 +81,14 @@ put_nft() {
 		echo "insert rule inet fw4 forward iifname \"$device\" ct status dnat accept comment \"$mark\""
 		echo "insert rule inet fw4 input iifname \"$device\" udp dport { 67, 547 } accept comment \"$mark\""
 		echo "insert rule inet fw4 input iifname \"$device\" icmpv6 type { $nd, $listeners } accept comment \"$mark\""
-		for port in $ports; do
-			echo "insert rule inet fw4 input iifname \"$device\" ${port%/*} dport ${port#*/} accept comment \"$mark\""
+		for each in $ports; do
+			split "$each"
+			case "$address" in
+			'') to= ;;
+			*:*) to="ip6 daddr $address " ;;
+			*) to="ip daddr $address " ;;
+			esac
+			echo "insert rule inet fw4 input iifname \"$device\" $to$protocol dport $port accept comment \"$mark\""
 		done
 	done
 }
@@ -83,8 +111,14 @@ put_xtables() {
 				echo "-I input_rule -i $device -p icmpv6 --icmpv6-type $type $comment -j ACCEPT"
 			done
 		fi
-		for port in $ports; do
-			echo "-I input_rule -i $device -p ${port%/*} --dport ${port#*/} $comment -j ACCEPT"
+		for each in $ports; do
+			split "$each"
+			case "$1 $address" in
+			*" ") to= ;;
+			"iptables "*:* | "ip6tables "*.*) continue ;;
+			*) to="-d $address " ;;
+			esac
+			echo "-I input_rule -i $device $to-p $protocol --dport $port $comment -j ACCEPT"
 		done
 	done
 	echo COMMIT
