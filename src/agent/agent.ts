@@ -15,8 +15,9 @@ import { Captures, captureMethods } from "../capture/capture.ts";
 import type { Config } from "../config/config.ts";
 import { Flows, flowMethods, spinMethods } from "../flows/flows.ts";
 import { type Kernel, openKernel } from "../kernel/kernel.ts";
+import type { Address } from "../lib/address.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
-import type { JsonObject } from "../lib/json.ts";
+import { isObject, type JsonObject } from "../lib/json.ts";
 import { listNames } from "../lib/spin.ts";
 import { type Moment, Nodes, nodeMethods } from "../nodes/nodes.ts";
 import { ExternalSource, openRpcSocket, Rpc, type RpcSocket, rpcMethods } from "../spin/spin.ts";
@@ -358,7 +359,8 @@ class Running implements Agent {
     const kernel = this.#kernel;
     if (!kernel) throw new Fault("closed", "Cannot explain: the rules are not in force yet");
     const dateOf = (at: number) => this.#dateOf(at);
-    return explain([from, to], { nodes: this.#nodes, flows: this.#flows, kernel, dateOf });
+    const answer = explain([from, to], { nodes: this.#nodes, flows: this.#flows, kernel, dateOf });
+    return { ...answer, ...this.#linked?.explain(addressesOf(answer)) };
   }
 
   #dateOf(at: number): number {
@@ -465,4 +467,9 @@ class Running implements Agent {
       flows.takeBlocked(at.now);
     }
   }
+}
+
+/** Of both ends, as an explanation shows them. */
+function addressesOf({ from, to }: JsonObject): Address[] {
+  return [from, to].flatMap((end) => (isObject(end) ? (end.addresses as Address[]) : []));
 }

@@ -15,6 +15,7 @@ import {
   encodeReference,
   type Forwarding,
   type ForwardSettings,
+  formatReference,
   HostsFile,
   Imports,
   iprefMethods,
@@ -176,6 +177,17 @@ export class Gateway {
       })),
       hosts_mistakes: [...this.#mistakes],
       damaged: [...this.#damages],
+    };
+  }
+
+  /** The remote host behind an encoded address; undefined: nobody. */
+  explain(address: Address): JsonObject | undefined {
+    const remote = this.#mappings.remoteOf(address);
+    if (!remote) return undefined;
+    const remainingMs = this.#mappings.remainingMs(address);
+    return {
+      ...{ address, context: remote.context, reference: formatReference(remote.reference) },
+      ...(Number.isFinite(remainingMs) && { expires_in: Math.floor(remainingMs / 1_000) }),
     };
   }
 

@@ -7,6 +7,7 @@
 
 import type { Config } from "../config/config.ts";
 import type { DefaultRoute, Delta, InterfaceAddress, Kernel, Link, Neighbour } from "../kernel/kernel.ts";
+import type { Address } from "../lib/address.ts";
 import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { System } from "../system/system.ts";
@@ -77,6 +78,12 @@ export class LinkedRooms {
       isolation: this.#isolating?.status ?? {},
       ipref: this.#gateway?.status ?? {},
     };
+  }
+
+  /** What these rooms know of addresses, for who asks why packets pass or don't. */
+  explain(addresses: readonly Address[]): JsonObject {
+    const ipref = addresses.flatMap((each) => this.#gateway?.explain(each) ?? []);
+    return ipref.length > 0 ? { ipref } : {};
   }
 
   /** All links and addresses that are there have been told. */

@@ -2,7 +2,9 @@
  * Verbs that are one call of the agent's own object: shorter to type than `call gatehouse …`, and printed the same.
  */
 
+import type { JsonObject } from "../lib/json.ts";
 import { connectUbus } from "../ubus/ubus.ts";
+import { formatMappings } from "./table.ts";
 import { ubusVerbs } from "./ubus.ts";
 import type { Context, Verb } from "./verb.ts";
 
@@ -22,6 +24,10 @@ export const shortVerbs: ReadonlyMap<string, Verb> = new Map([
   [
     "print",
     { synopsis: "print", summary: "the rules that are in force, as the text that a boot loads", run: print },
+  ],
+  [
+    "ipref",
+    { synopsis: "ipref", summary: "who stands behind which encoded address and reference", run: ipref },
   ],
 ]);
 
@@ -43,6 +49,30 @@ function short(synopsis: string, summary: string, names: readonly string[]): Ver
       return ubusVerbs.get("call")!.run([...flags, own, method!, JSON.stringify(given)], context);
     },
   };
+}
+
+/** All mappings as a table, asked for page by page. */
+async function ipref(args: readonly string[], { system, io, flags, usage }: Context): Promise<number> {
+  if (args.length > 0) {
+    usage();
+    return 1;
+  }
+  const ubus = connectUbus(system, { path: flags.socket, retry: false, timeoutMs });
+  try {
+    const rows: JsonObject[] = [];
+    for (let after = 0; ; ) {
+      const { mappings, more } = await ubus.call(`${own}.ipref`, "mappings", { after });
+      const page = (Array.isArray(mappings) ? mappings : []) as readonly JsonObject[];
+      rows.push(...page);
+      const last = page.at(-1)?.id;
+      if (more !== true || typeof last !== "number" || last <= after) break;
+      after = last;
+    }
+    io.stdout(formatMappings(rows));
+    return 0;
+  } finally {
+    ubus.close();
+  }
 }
 
 /** Asks for the text in pieces, since a message of the bus is bounded. */

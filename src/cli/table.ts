@@ -1,5 +1,5 @@
 /**
- * Nodes and flows as two tables for people.
+ * Nodes and flows as two tables for people, and mappings of IPREF as one.
  *
  * Keeps nothing. Takes objects as the bus shows them; of what is not there, "-" is shown.
  */
@@ -8,6 +8,7 @@ import type { Json, JsonObject } from "../lib/json.ts";
 
 const nodeTitles = ["NODE", "KIND", "MAC", "IN", "OUT", "NAMES AND ADDRESSES"];
 const flowTitles = ["FROM", "TO", "PROTOCOL", "PORT", "PACKETS", "BYTES"];
+const mappingTitles = ["KIND", "ADDRESS", "GATEWAY", "REFERENCE", "STATE", "SECONDS", "SOURCE"];
 /** Of the commonest protocols; others are shown by number. */
 const protocolNames: ReadonlyMap<Json | undefined, string> = new Map([
   [1, "icmp"],
@@ -40,6 +41,19 @@ export function formatReview({
     text(flow.bytes),
   ]);
   return `${formatTable([nodeTitles, ...nodeRows])}\n${formatTable([flowTitles, ...flowRows])}`;
+}
+
+export function formatMappings(mappings: readonly JsonObject[]): string {
+  const rows = mappings.map((each) => [
+    text(each.kind),
+    text(each.address),
+    text(each.context),
+    text(each.reference),
+    text(each.state),
+    text(each.expires_in ?? each.kept_for),
+    text(each.source),
+  ]);
+  return formatTable([mappingTitles, ...rows]);
 }
 
 /** Columns as wide as their widest cell; the last is not padded. */

@@ -1,14 +1,16 @@
 /** Guards on real bridges: isolated ports, proxied ARP, settings of devices; kept whatever others do. */
 
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { concat, encodeAttributes } from "../../src/kernel/attribute.ts";
-import { decodeBridgePort, encodeIsolation, Guards } from "../../src/kernel/ports.ts";
+import { decodeBridgePort, encodeIsolation, Guards, renderGuards } from "../../src/kernel/ports.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { System } from "../../src/system/system.ts";
-import { eventually } from "../lab/children.ts";
-import { system } from "./rig.ts";
+import { eventually, must } from "../lab/children.ts";
+import { boot, system } from "./rig.ts";
 import { sh } from "./street.ts";
 import { messageOf } from "./yard.ts";
 
@@ -142,6 +144,20 @@ it("decodeBridgePort reads a port's name and setting, and of damaged bytes at mo
       assert.ok(read === undefined || typeof read.name === "string");
     }
   }
+});
+
+it("lies ready for the boot: what is there is set, and nothing beside it can be named", async () => {
+  await bridge();
+  const folder = mkdtempSync(join(tmpdir(), "guards-"));
+  const strange = "port ../../class/net/p3\nport p9\nbridge ../../../net/ipv4/conf/p3\nlink p3\nport\n";
+  const text = `${strange}${renderGuards(wanted)}# complete\n`;
+  writeFileSync(join(folder, "isolation.guards"), text);
+  // A /sys of this network, as a machine has.
+  const load = `mount -t sysfs sysfs /sys && sh ${boot} ${folder} guards`;
+  await must(["unshare", "--mount", "--propagation", "private", "sh", "-euc", load]);
+  assert.equal([await isolated("p1"), await isolated("p2"), await isolated("p3")], [true, true, false]);
+  assert.equal([setting("br-g", "proxy_arp_pvlan"), setting("p3", "proxy_arp_pvlan")], ["1", "0"]);
+  assert.equal(await sh("nft list ruleset"), "", "no rules yet");
 });
 
 it.after(gone);

@@ -191,8 +191,12 @@ export class Neighbourhood {
 
   /** Calls a method on a router's bus. Rejects with what the bus says. */
   async call(home: HomeName, object: string, method: string, args: object = {}): Promise<never> {
-    const argv = [join(root, "dist/gatehouse"), "-s", busOf(home), "-S", "call", object, method];
-    return JSON.parse(await this.homes.must(home, [...argv, JSON.stringify(args)])) as never;
+    return JSON.parse(await this.cli(home, "-S", "call", object, method, JSON.stringify(args))) as never;
+  }
+
+  /** What the command line prints on a router. Rejects unless its status is 0. */
+  async cli(home: HomeName, ...args: readonly string[]): Promise<string> {
+    return this.homes.must(home, [join(root, "dist/gatehouse"), "-s", busOf(home), ...args]);
   }
 
   async close(): Promise<void> {

@@ -170,6 +170,18 @@ test("homes with the same IPv4 addresses reach each other by name, both ways, an
       .catch((thrown: Error) => thrown);
     assert.instance(nobody, Error);
 
+    const explained = (await both.call("mine", "gatehouse", "explain", {
+      from: "192.168.1.10",
+      to: theirs.address,
+    })) as { ipref: readonly { address: string; context: string }[] };
+    assert.equal(
+      explained.ipref.map(({ address, context }) => [address, context]),
+      [[theirs.address, both.homes.parents.public4]],
+    );
+    const table = await both.cli("mine", "ipref");
+    assert.match(table, /^KIND +ADDRESS +GATEWAY/);
+    assert.match(table, new RegExp(`^theirs +${theirs.address.replaceAll(".", "\\.")} `, "m"));
+
     // Written down while it runs: reachable at once, and no more when it is taken back.
     const extra = {
       kind: "theirs",

@@ -234,7 +234,7 @@
 		},
 	};
 
-	/* LuCI's status page: each part loads and renders itself, now and again; one that renders nothing is not shown. */
+	/* LuCI's status page: each part loads and renders itself, now and again; where one renders nothing, what is shown stays. */
 	window.standInOverview = async function (names) {
 		const place = document.getElementById('view');
 		for (const name of names) {
@@ -244,8 +244,9 @@
 			place.appendChild(section);
 			const draw = async () => {
 				const drawn = part.render(await part.load());
-				section.style.display = drawn === null ? 'none' : '';
-				if (drawn !== null) dom.content(content, drawn);
+				if (drawn === null) return;
+				section.style.display = '';
+				dom.content(content, drawn);
 			};
 			await draw();
 			poll.add(draw);

@@ -147,7 +147,7 @@ test("Neighbours: addresses that several claim are shown with all of them", asyn
   await page.close();
 });
 
-test("Status: the part of LuCI's status page counts, leads to the pages, and is not there without an agent", async () => {
+test("Status: the part of LuCI's status page counts, leads to the pages, and says when nobody answers", async () => {
   const page = await open("overview");
   await page.until("the part", `document.querySelector("#view table")?.offsetParent != null`);
   const text = await page.evaluate<string>(`document.querySelector("#view").innerText`);
@@ -160,9 +160,10 @@ test("Status: the part of LuCI's status page counts, leads to the pages, and is 
   await page.screenshot(shot("overview"));
   assert.equal(page.faults, []);
   await street.lab.agent.stop();
-  await page.until("nothing", `document.querySelector("#view table").offsetParent === null`);
+  await page.until("the word", `document.querySelector("#view").innerText.includes("does not answer")`);
+  assert.is(await page.evaluate(`document.querySelector("#view table")`), null);
   await street.lab.agent.start();
-  await page.until("the part again", `document.querySelector("#view table").offsetParent !== null`);
+  await page.until("the part again", `document.querySelector("#view table")?.offsetParent != null`);
   await page.close();
 });
 

@@ -45,12 +45,12 @@ static uint16_t fold(uint64_t sum) {
 /* Two numbers at once where the processor can; the compiler takes them apart where it cannot. */
 typedef uint64_t lanes __attribute__((vector_size(16)));
 
-/* What 16 bytes add to a sum, two words of four bytes to a lane; `into` gets a copy unless it is NULL. */
-static inline __attribute__((always_inline)) lanes take(uint8_t *into, const uint8_t *bytes) {
+/* Adds 16 bytes to a sum, two words of four bytes to a lane; `into` gets a copy unless it is NULL. */
+static inline __attribute__((always_inline)) void take(lanes *sum, uint8_t *into, const uint8_t *bytes) {
   lanes words;
   memcpy(&words, bytes, sizeof words);
   if (into != NULL) memcpy(into, &words, sizeof words);
-  return (words & (lanes){UINT32_MAX, UINT32_MAX}) + (words >> 32);
+  *sum += (words & (lanes){UINT32_MAX, UINT32_MAX}) + (words >> 32);
 }
 
 /* The sum of the bytes as 16-bit words in network order, folded, while they are copied if `into` is not NULL. Words
@@ -59,8 +59,10 @@ static inline __attribute__((always_inline)) uint16_t walk(uint8_t *into, const 
   lanes even = {0, 0}, odd = {0, 0};
   uint32_t word;
   for (; length >= 64; length -= 64, bytes += 64) {
-    even += take(into, bytes) + take(into == NULL ? NULL : into + 16, bytes + 16);
-    odd += take(into == NULL ? NULL : into + 32, bytes + 32) + take(into == NULL ? NULL : into + 48, bytes + 48);
+    take(&even, into, bytes);
+    take(&odd, into == NULL ? NULL : into + 16, bytes + 16);
+    take(&even, into == NULL ? NULL : into + 32, bytes + 32);
+    take(&odd, into == NULL ? NULL : into + 48, bytes + 48);
     if (into != NULL) into += 64;
   }
   if (into != NULL) memcpy(into, bytes, length);
