@@ -55,7 +55,6 @@ run: build build/run.cjs
 	@exec setpriv --pdeathsig TERM node build/test/lab/lab.cjs up
 
 test: build build/run.cjs
-	@$(call install,$(packages_aarch64) $(packages_armhf) qemu-user)
 	@echo "gatehouse: tests"
 	@node build/run.cjs $(ONLY)
 

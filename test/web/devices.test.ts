@@ -172,7 +172,7 @@ test("Devices: who may only read sees all, and finds every button dead that woul
   const page = await open(await street.host({ session: sessions.reader }));
   await page.until("its row", `document.querySelector('${rowOf(laptop)} .cbi-button-negative')?.disabled`);
   await page.click(`${rowOf(laptop)} .cbi-button-action`);
-  await page.until("the dialogue", `document.querySelector(".modal") !== null`);
+  await page.until("the dialogue", `document.querySelector(".modal button") !== null`);
   const alive = `[...document.querySelectorAll(".modal button")].filter((each) => !each.disabled).map((each) => each.textContent)`;
   assert.equal(await page.evaluate(alive), ["Close"]);
   // Whoever calls all the same, is refused.

@@ -5,7 +5,8 @@
 /*
  * What LuCI's status page says of gatehouse, and the way to its pages.
  *
- * Keeps nothing. LuCI calls load() and render() anew now and again; who may not ask the agent sees nothing.
+ * Kept: whether the agent has answered since the page was opened. LuCI calls load() and render() anew now and again;
+ * who may not ask the agent sees nothing.
  */
 
 function row(title, children) {
@@ -34,8 +35,10 @@ return baseclass.extend({
 	},
 
 	render: function(status) {
+		/* LuCI leaves what it has shown where nothing new comes: numbers that are no longer true. */
 		if (!status)
-			return null;
+			return this.answered ? E('em', {}, [ _('gatehouse does not answer. Is the service running?') ]) : null;
+		this.answered = true;
 		const kinds = status.nodes && status.nodes.byKind || {};
 		const flows = status.flows || {};
 		const complaints = complaintsOf(status);
