@@ -72,6 +72,8 @@ export interface Enforcer {
   watch(handlers: WatchHandlers): Cancel;
   /** How often to look even if nobody told of a change. */
   readonly periodMs: number;
+  /** As `Rounds` has it: where nobody tells of changes, how soon they are found is worth more than the time it takes. */
+  readonly restFactor?: number;
 }
 
 export interface WatchHandlers {

@@ -73,6 +73,7 @@ export class Ipset implements Enforcer {
   readonly limits: string[];
   readonly seesDestinationMac = false;
   readonly periodMs = 1_000;
+  readonly restFactor = 3;
   readonly #system: System;
   readonly #settings: IpsetSettings;
   readonly #known = new Map<Owner, Present>();

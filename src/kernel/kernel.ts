@@ -191,6 +191,7 @@ export class Kernel {
     this.backend = parts.enforcer.name;
     this.#rounds = new Rounds(system, async () => void (await this.verify()), {
       periodMs: parts.enforcer.periodMs,
+      ...(parts.enforcer.restFactor !== undefined && { restFactor: parts.enforcer.restFactor }),
       onFault: (thrown) => system.log("error", messageOf(thrown)),
     });
     this.#unwatch = parts.enforcer.watch({

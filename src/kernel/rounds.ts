@@ -10,7 +10,7 @@
 import type { Cancel, Clock } from "../system/system.ts";
 
 /** A round may take a tenth of the time: nine times as long as it took, nothing follows. */
-const restFactor = 9;
+const usualRestFactor = 9;
 const maxRestMs = 30_000;
 const firstRetryMs = 1_000;
 const maxRetryMs = 30_000;
@@ -18,6 +18,8 @@ const maxRetryMs = 30_000;
 export interface RoundsOptions {
   /** From start to start, if it is to be done by itself too. */
   readonly periodMs?: number;
+  /** How many times as long as a round took nothing follows. Default 9. */
+  readonly restFactor?: number;
   /** A round failed with this; the next try is on its way. */
   onFault?(thrown: unknown): void;
 }
@@ -90,6 +92,7 @@ export class Rounds {
 
   #finish(startedAt: number): void {
     const now = this.#clock.now();
+    const { restFactor = usualRestFactor } = this.#options;
     this.#running = false;
     this.#failures = 0;
     this.#restEndsAt = now + Math.min(maxRestMs, restFactor * (now - startedAt));

@@ -8,7 +8,9 @@
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { eventually } from "../lab/children.ts";
+import type { Address } from "../../src/lib/address.ts";
+import { CLASS_IN, decodeMessage, encodeMessage, TYPE_A } from "../../src/lib/dns.ts";
+import { eventually, LineReader } from "../lab/children.ts";
 import { app, boss, cam, door, lamp, type Service, services, Town, web } from "../lab/services.ts";
 import { paths, servers } from "../lab/topology.ts";
 import { Model, names } from "./model.ts";
@@ -34,6 +36,16 @@ const flush = {
       for chain in INPUT FORWARD; do $tool -P $chain ACCEPT; done
     done`,
 };
+
+/** Prints what comes by multicast DNS, a message a line. */
+const listenScript = `const socket = require("dgram").createSocket({ type: "udp4", reuseAddr: true });
+socket.on("message", (message) => console.log(message.toString("hex")));
+socket.bind(5353, () => socket.addMembership("224.0.0.251"));`;
+const announceScript = `const socket = require("dgram").createSocket({ type: "udp4", reuseAddr: true });
+socket.bind(5353, () => {
+  socket.setMulticastTTL(255);
+  socket.send(Buffer.from(process.argv[1], "hex"), 5353, "224.0.0.251", () => socket.close());
+});`;
 
 /** Downloads of somebody that the router's kernel knows of. */
 async function connections(town: Town, source: string): Promise<number> {
@@ -225,14 +237,13 @@ for (const backend of ["nft", "ipset"] as const) {
   });
 
   it("speaks with the container manager as core-network does, through the door that is open to it alone", async () => {
-    const key = Buffer.from(door.key.trim()).toString("base64");
-    const rest = async (host: string, what: string, body?: object, headers: readonly string[] = []) => {
+    const key = `X-API-KEY: ${Buffer.from(door.key.trim()).toString("base64")}`;
+    const rest = async (host: string, what: string, body?: object, headers = [key]) => {
       const [method, path] = what.split(" ") as [string, string];
       const argv = [
-        ...["curl", "--silent", "--show-error", "--max-time", "3", "-X", method],
-        ...[`X-API-KEY: ${key}`, ...headers]
-          .slice(headers.includes("X-API-KEY: x") ? 1 : 0)
-          .flatMap((each) => ["-H", each]),
+        // What changes something is answered when it is in force; what is shut is never answered.
+        ...["curl", "--silent", "--max-time", method === "GET" ? "3" : "10", "-X", method],
+        ...headers.flatMap((each) => ["-H", each]),
         ...(body ? ["--data", JSON.stringify(body)] : []),
         ...["-w", " %{http_code}", `http://${door.address}:${door.port}${path}`],
       ];
@@ -258,8 +269,8 @@ for (const backend of ["nft", "ipset"] as const) {
     assert.match(await rest("boss", "POST /connect", { name: "web" }), /^\/connect server err: .* 500$/);
     assert.match(await rest("boss", "POST /disconnect", { name: "web", ip: web.address4! }), / 500$/);
     assert.match(await rest("boss", "GET /nothing"), / 404$/);
-    assert.match(await rest("boss", "GET /status", undefined, ["Host: evil.example"]), / 403$/);
-    assert.match(await rest("boss", "GET /status", undefined, ["Origin: http://evil.example"]), / 403$/);
+    assert.match(await rest("boss", "GET /status", undefined, [key, "Host: evil.example"]), / 403$/);
+    assert.match(await rest("boss", "GET /status", undefined, [key, "Origin: http://evil.example"]), / 403$/);
     assert.is(
       await rest("boss", "GET /status", undefined, ["X-API-KEY: x"]),
       "Unauthorized: CM key invalid 401",
@@ -276,6 +287,54 @@ for (const backend of ["nft", "ipset"] as const) {
     assert.not(await town.passes("app", { kind: "tcp", to: standIn }));
     assert.is(await rest("boss", "POST /disconnect", { name: "boss", ip: `${boss.address4}/24` }), ok);
     assert.ok(await isShut("boss"), "no longer privileged");
+  });
+
+  it("tells what a service announces to whom it is connected to alone, by its stand-in", async () => {
+    await town.connect("web", ["lamp"]);
+    const standIn = await town.standIn("lamp", 4);
+    const heard = new Map([web, app, boss].map(({ name }) => [name, new Set<string>()]));
+    const listeners = [...heard].map(([name, said]) => {
+      const child = town.lab.spawn(name, [process.execPath, "-e", listenScript], {
+        stdio: ["ignore", "pipe", "ignore"],
+      });
+      const lines = new LineReader((line) => {
+        for (const { address } of decodeMessage(Buffer.from(line, "hex")).answers) said.add(String(address));
+      });
+      child.stdout!.setEncoding("utf8").on("data", (chunk: string) => lines.push(chunk));
+      return child;
+    });
+    const announcement = encodeMessage({
+      id: 0,
+      flags: {
+        ...{ response: true, opcode: 0, authoritative: true, truncated: false, rcode: 0 },
+        ...{
+          recursionDesired: false,
+          recursionAvailable: false,
+          authenticData: false,
+          checkingDisabled: false,
+        },
+      },
+      questions: [],
+      answers: [
+        {
+          name: "lamp.local.",
+          type: TYPE_A,
+          class: CLASS_IN,
+          ttlSeconds: 120,
+          address: lamp.address4 as Address,
+        },
+      ],
+    });
+    const hex = Buffer.from(announcement).toString("hex");
+    await eventually("an announcement", async () => {
+      await town.lab.must("lamp", [process.execPath, "-e", announceScript, hex]);
+      return heard.get("web")!.size > 0;
+    });
+    for (const child of listeners) child.kill();
+    assert.equal(
+      [...heard].map(([name, said]) => [name, ...said]),
+      [["web", standIn], ["app"], ["boss"]],
+    );
   });
 
   it("keeps a connect until the peer is there, and says so to who subscribed", async () => {
