@@ -13,12 +13,12 @@ status=0
 # Ports that exchange nothing with each other, bridges that answer for them: those that are there.
 load_guards() {
 	while read -r what name; do
-		case $name in
+		case "$name" in
 		*/* | .*) continue ;;
 		esac
 		case $what in
-		port) setting=/sys/class/net/$name/brport/isolated ;;
-		bridge) setting=/proc/sys/net/ipv4/conf/$name/proxy_arp_pvlan ;;
+		port) setting="/sys/class/net/$name/brport/isolated" ;;
+		bridge) setting="/proc/sys/net/ipv4/conf/$name/proxy_arp_pvlan" ;;
 		*) continue ;;
 		esac
 		[ ! -e "$setting" ] || echo 1 >"$setting"
@@ -60,11 +60,11 @@ load_all() {
 }
 
 load_all guards load_guards
-[ "${2:-}" != guards ] || exit $status
+[ "${2:-}" != guards ] || exit "$status"
 load_all nft load_nft
 load_all ipset load_ipset
 for tool in iptables ip6tables; do
 	load_all "$tool" load_xtables
 done
 
-exit $status
+exit "$status"
