@@ -16,7 +16,7 @@ load_guards() {
 		case "$name" in
 		*/* | .*) continue ;;
 		esac
-		case $what in
+		case "$what" in
 		port) setting="/sys/class/net/$name/brport/isolated" ;;
 		bridge) setting="/proc/sys/net/ipv4/conf/$name/proxy_arp_pvlan" ;;
 		*) continue ;;
