@@ -17,8 +17,8 @@ load_guards() {
 		*/* | .*) continue ;;
 		esac
 		case "$what" in
-		port) setting="/sys/class/net/$name/brport/isolated" ;;
-		bridge) setting="/proc/sys/net/ipv4/conf/$name/proxy_arp_pvlan" ;;
+		port) setting="/sys/class/net/${name}/brport/isolated" ;;
+		bridge) setting="/proc/sys/net/ipv4/conf/${name}/proxy_arp_pvlan" ;;
 		*) continue ;;
 		esac
 		[ ! -e "$setting" ] || echo 1 >"$setting"
