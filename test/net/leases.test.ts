@@ -17,7 +17,7 @@ import { paths } from "../lab/topology.ts";
 import { addUplink, uplinks } from "../lab/uplinks.ts";
 import { seed, sleep } from "./trial.ts";
 
-const steps = Number(process.env.STEPS ?? 40);
+const steps = Number(process.env.STEPS ?? 25);
 const system = openLinux({ nativePath: join(process.cwd(), "dist/netio.node"), log: () => {} });
 
 interface Key {

@@ -14,7 +14,7 @@ import { Lab } from "../lab/network.ts";
 import { router, servers } from "../lab/topology.ts";
 import { idOf, sleep } from "./trial.ts";
 
-const seconds = Number(process.env.ROTATE_SECONDS ?? 15);
+const seconds = Number(process.env.ROTATE_SECONDS ?? 11);
 const periodMs = 5_000;
 /** In iptables, packets to an address that nobody has seen before pass until it is known. */
 const learnMs = 2_000;

@@ -162,12 +162,15 @@ async function recorded(saves: number): Promise<readonly Call[]> {
     async open(path: string, flags: string | number, mode?: number) {
       const handle = await real.open(path, flags, mode);
       const file = ++files;
-      const { writeFile, sync } = handle;
+      const { write, sync } = handle;
+      let whole = Buffer.alloc(0);
       if (flags === "wx") calls.push({ kind: "create", path: basename(path), file });
       return Object.assign(handle, {
-        async writeFile(content: Uint8Array) {
-          await writeFile.call(handle, content);
-          calls.push({ kind: "write", file, content: content.slice() });
+        async write(piece: Uint8Array, from: number, length: number) {
+          const done = await write.call(handle, piece, from, length);
+          whole = Buffer.concat([whole, piece.subarray(from, from + done.bytesWritten)]);
+          calls.push({ kind: "write", file, content: whole });
+          return done;
         },
         async sync() {
           await sync.call(handle);
