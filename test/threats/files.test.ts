@@ -167,9 +167,14 @@ async function recorded(saves: number): Promise<readonly Call[]> {
       if (flags === "wx") calls.push({ kind: "create", path: basename(path), file });
       return Object.assign(handle, {
         async write(piece: Uint8Array, from: number, length: number) {
-          const done = await write.call(handle, piece, from, length);
+          const done = await (write as (...args: unknown[]) => Promise<{ bytesWritten: number }>).call(
+            handle,
+            piece,
+            from,
+            length,
+          );
           whole = Buffer.concat([whole, piece.subarray(from, from + done.bytesWritten)]);
-          calls.push({ kind: "write", file, content: whole });
+          calls.push({ kind: "write", file, content: Uint8Array.from(whole) });
           return done;
         },
         async sync() {
