@@ -129,7 +129,7 @@ test("Lab.stream: sees a cut of both ways, is not fooled by half a cut, and sees
         return each.received === received;
       });
     }
-    const half = await Promise.allSettled(udp.map((each) => each.isCut(500, 1000)));
+    const half = await Promise.allSettled(udp.map((each) => each.isCut(1_500, 3_000)));
     assert.ok(half.every((each) => each.status === "rejected"));
     await rule(drop("daddr"));
     await Promise.all(cut.map((each) => each.isCut(500)));

@@ -71,12 +71,12 @@ it("a flood of random names and new flows: caps hold, what is left out is counte
         "spin",
         "blockflow",
         { node1: camera, node2: web, block },
-        { timeoutMs: 2_000 },
+        { timeoutMs: 10_000 },
       );
       assert.is((await call).return, 0);
       decisions++;
     }
-    const status = (await trial.ubus.call("gatehouse", "status", {}, { timeoutMs: 5_000 })) as {
+    const status = (await trial.ubus.call("gatehouse", "status", {}, { timeoutMs: 15_000 })) as {
       nodes: Counters;
       flows: Counters;
     };
@@ -165,7 +165,7 @@ it("a client that says half a request and nothing more is given up, and others a
     { stdio: "ignore" },
   );
   const status = async () =>
-    ((await trial.ubus.call("gatehouse", "status", {}, { timeoutMs: 2_000 })) as { rpc: Counters }).rpc;
+    ((await trial.ubus.call("gatehouse", "status", {}, { timeoutMs: 10_000 })) as { rpc: Counters }).rpc;
   await eventually("the half request given up", async () => (await status()).broken! > 0, 15_000);
 });
 
