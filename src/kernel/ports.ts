@@ -84,6 +84,7 @@ export class Guards {
   /** What was refused → the sentence about it. */
   readonly #refused = new Map<string, string>();
   #watch: Cancel | undefined;
+  #closed = false;
 
   /** @param onChange a device that is guarded has come, or may have been changed: `verify` is to be called. */
   constructor(system: System, onChange: () => void) {
@@ -113,7 +114,8 @@ export class Guards {
   async verify(): Promise<string[]> {
     const { isolatedPorts, proxyArp, managed } = this.#wanted;
     const used = isolatedPorts.length + proxyArp.length + managed.length > 0;
-    if (used && !this.#watch) this.#watch = this.#follow();
+    // A round that was under way may end after `close`.
+    if (used && !this.#watch && !this.#closed) this.#watch = this.#follow();
     const refused = new Set<string>();
     const changed: string[] = [];
     const attempt = async (what: string, call: () => Promise<boolean>): Promise<void> => {
@@ -147,6 +149,7 @@ export class Guards {
   }
 
   close(): void {
+    this.#closed = true;
     this.#watch?.();
     this.#watch = undefined;
   }
