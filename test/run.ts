@@ -26,7 +26,7 @@ const networks = [
   "system",
 ];
 const alsoNetworks = ["ipref/engine", "ipref/sizes", "ipref/forwarding", "ipref/crowd", "agent/discovery"];
-const limitMs = 480_000;
+const limitMs = 900_000;
 
 interface Outcome {
   readonly passed: number;
