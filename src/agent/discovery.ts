@@ -26,22 +26,13 @@ import {
   Openings,
   openNeighbourSteering,
 } from "../kernel/kernel.ts";
-import { type Address, type Family, familyOf, scopeOf } from "../lib/address.ts";
+import { type Address, broadcastOf, type Family, familyOf, scopeOf } from "../lib/address.ts";
 import { bytesOf } from "../lib/arp.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import { encodeUdp, type UdpFields } from "../lib/udp.ts";
 import type { Cancel, Clock, Sockets, System } from "../system/system.ts";
 import { Delivery, type DeliveryCounters } from "./delivery.ts";
-import {
-  broadcastOf,
-  Ear,
-  frameOf,
-  mdnsGroups,
-  mdnsPort,
-  type Overheard,
-  type Own,
-  readFrame,
-} from "./ear.ts";
+import { Ear, frameOf, mdnsGroups, mdnsPort, type Overheard, type Own, readFrame } from "./ear.ts";
 import { ourProtocol } from "./protocol.ts";
 
 export interface DiscoveryCounters extends RelayCounters, DeliveryCounters {

@@ -168,15 +168,6 @@ export function readFrame(bytes: Uint8Array, own: Own): Overheard | Unheard {
   return isToAll && frame.isGroup ? { kind: "broadcast", ...said } : "other";
 }
 
-/** The address of an IPv4 prefix that means all in it; undefined where there is none (RFC 3021, IPv6). */
-export function broadcastOf(address: Address, prefixLength: number): Address | undefined {
-  if (familyOf(address) === 6 || prefixLength > 30) return undefined;
-  const bits = address.split(".").reduce((value, octet) => value * 256 + Number(octet), 0);
-  const hosts = 2 ** (32 - prefixLength);
-  const last = Math.floor(bits / hosts) * hosts + hosts - 1;
-  return [24, 16, 8, 0].map((shift) => Math.floor(last / 2 ** shift) % 256).join(".") as Address;
-}
-
 /** A frame that one host alone gets, whomever the packet in it addresses. */
 export function frameOf(
   packet: Uint8Array,

@@ -12,6 +12,7 @@ import { emptyPlan, type Plan } from "../kernel/plan.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import type { Cancel, System } from "../system/system.ts";
+import { allOf } from "./effects.ts";
 import type { State } from "./state.ts";
 
 export interface EnforceOptions {
@@ -67,11 +68,7 @@ export class Enforce {
   /** What flows asks for each decision: enforced and durable. @throws Fault */
   async commit(): Promise<void> {
     this.syncPins();
-    const results = await Promise.allSettled([this.#apply(), ...this.#parts.state.decided()]);
-    const faults = results.flatMap((each) => (each.status === "rejected" ? [each.reason as unknown] : []));
-    // Not enforced outweighs not durable.
-    const worst = faults.find((each) => !(each instanceof Fault && each.code === "storage")) ?? faults[0];
-    if (worst !== undefined) throw worst;
+    await allOf([this.#apply(), ...this.#parts.state.decided()]);
   }
 
   /** What was decided in an earlier life. A disk that takes no boot text is said, and no reason not to run. */

@@ -31,6 +31,7 @@ import {
 import { type InterfaceAddress, raiseTunnel } from "../kernel/kernel.ts";
 import {
   type Address,
+  broadcastOf,
   decodeAddress,
   encodeAddress,
   type Family,
@@ -43,11 +44,12 @@ import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { Cancel, Endpoint, System } from "../system/system.ts";
 import type { Method, Methods } from "../ubus/methods.ts";
+import { bootOf } from "./boot.ts";
+import { attempt } from "./effects.ts";
 import { tunnelProtocol } from "./protocol.ts";
 
 export const iprefObject = "gatehouse.ipref";
 
-const bootId = "/proc/sys/kernel/random/boot_id";
 /** Where OpenWrt keeps the servers that DHCP told; the router's own resolver would lead our questions back to us. */
 const serversFile = "/tmp/resolv.conf.d/resolv.conf.auto";
 /** The router's own resolver knows the names of local hosts. */
@@ -122,10 +124,9 @@ export class Gateway {
       lan: familyOf(encodeNet.split("/")[0] as Address),
       tunnel: familyOf(context ?? config.ipref.gatewayBind!),
     };
-    const bytes = await system.read(bootId).catch(() => undefined);
     const { mappings, damages } = await openMappings(system, {
       ...{ directory: config.main.stateDir, encodeNet, context, maxMappings },
-      boot: bytes ? new TextDecoder().decode(bytes).trim() : "",
+      boot: await bootOf(system),
       tunnel: families.tunnel,
       gatewayReference: parseReference(gatewayRef),
       maxPerPeer: maxPeerMappings,
@@ -208,20 +209,19 @@ export class Gateway {
       await this.#hosts.open();
     }
     this.#begun = true;
-    await this.#try(() => this.#reopen());
+    await attempt(this.#system, () => this.#reopen());
     const onTrouble = (line: string) => this.#system.log("warning", line);
     if (mapperSocket !== "") {
-      await this.#try(async () => {
-        const { families } = { families: this.#families };
+      await attempt(this.#system, async () => {
         this.#broker = await openBroker(this.#system, this.#mappings, {
           path: mapperSocket,
-          families,
+          families: this.#families,
           onTrouble,
         });
       });
     }
-    await this.#try(() => this.#serveNames(onTrouble));
-    await this.#try(async () => this.#import(onTrouble));
+    await attempt(this.#system, () => this.#serveNames(onTrouble));
+    await attempt(this.#system, async () => this.#import(onTrouble));
     this.#cancels.push(
       this.#system.every(sweepMs, () => this.#mappings.sweep(this.#system.now())),
       this.#system.every(peersMs, () => this.#listPeers()),
@@ -239,7 +239,7 @@ export class Gateway {
     // What could not be opened may have waited for this address.
     if (!this.#failed && String(this.#forbiddenNow()) === this.#forbidden) return;
     this.#cancelReopen?.();
-    this.#cancelReopen = this.#system.after(settleMs, () => void this.#try(() => this.#reopen()));
+    this.#cancelReopen = this.#system.after(settleMs, () => void attempt(this.#system, () => this.#reopen()));
   }
 
   /** The interface goes; mappings stay on disk. */
@@ -254,16 +254,7 @@ export class Gateway {
     await Promise.all([this.#server?.close(), this.#hosts?.close(), this.#opening.catch(() => {})]);
     await this.#forwarding?.close();
     this.#mappings.sweep(this.#system.now());
-    await this.#try(() => this.#mappings.close());
-  }
-
-  /** What fails is said; the rest of the gateway runs. */
-  async #try(work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-    } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
-    }
+    await attempt(this.#system, () => this.#mappings.close());
   }
 
   /** Forwarders know their settings for life: others take their place. */
@@ -323,9 +314,8 @@ export class Gateway {
       if (familyOf(address) !== this.#families.lan) return [];
       // Others are nobody's mapping anyway.
       if (!["private", "global"].includes(scopeOf(address))) return [];
-      return this.#families.lan === 4 && prefixLength < 31
-        ? [address, broadcastOf(address, prefixLength)]
-        : [address];
+      const broadcast = broadcastOf(address, prefixLength);
+      return broadcast === undefined ? [address] : [address, broadcast];
     });
     return [...new Set(found)].sort();
   }
@@ -450,11 +440,4 @@ export class Gateway {
 function contextOf({ gatewayPub, gatewayBind }: Config["ipref"]): Address | undefined {
   const own = gatewayPub === "" ? gatewayBind : parseAddress(gatewayPub);
   return own === undefined || own === "0.0.0.0" || own === "::" ? undefined : own;
-}
-
-function broadcastOf(address: Address, prefixLength: number): Address {
-  const bytes = encodeAddress(address);
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  view.setUint32(0, view.getUint32(0) | (0xffff_ffff >>> prefixLength));
-  return decodeAddress(bytes, 0, 4);
 }

@@ -32,6 +32,7 @@ import type { Cancel, Endpoint, System, WebServer } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
 import { Discovery } from "./discovery.ts";
+import { allOf } from "./effects.ts";
 import { SegmentNames } from "./names.ts";
 
 export const isolationObject = "gatehouse.isolation";
@@ -63,7 +64,6 @@ export class Isolating {
   #leases = new Map<Address, LeaseSeen>();
   /** Address outside → when a packet last came from or went to it. */
   readonly #outside = new Map<Address, number>();
-  #saved: string | undefined;
   /** Pair of services → its state as it was enforced last. */
   #states = new Map<string, string>();
   /** Resolves when links and leases have been told for the first time. */
@@ -296,14 +296,10 @@ export class Isolating {
   /** @throws Fault "storage" if only the disk refused. */
   async #commit(): Promise<void> {
     await this.#begun;
-    const results = await Promise.allSettled([
+    await allOf([
       this.#kernel.apply("isolation", this.#isolation.plan()),
-      this.#save(),
+      this.#store.save(() => this.#isolation.save()),
     ]);
-    const faults = results.flatMap((each) => (each.status === "rejected" ? [each.reason as unknown] : []));
-    // Not enforced outweighs not durable.
-    const worst = faults.find((each) => !(each instanceof Fault && each.code === "storage")) ?? faults[0];
-    if (worst !== undefined) throw worst;
     this.#tellStates();
   }
 
@@ -320,14 +316,6 @@ export class Isolating {
       this.#ubus.notify(isolationObject, state, { name: one, peer: other }).catch(() => {});
     }
     this.#states = states;
-  }
-
-  /** Only what changed is written. @throws Fault "storage" */
-  async #save(): Promise<void> {
-    const text = JSON.stringify(this.#isolation.save());
-    if (text === this.#saved) return;
-    await this.#store.save(() => this.#isolation.save());
-    this.#saved = text;
   }
 
   /** At the end of the batch of evidence that brought it. */

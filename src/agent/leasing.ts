@@ -31,9 +31,9 @@ import {
 } from "../tables/tables.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
+import { bootOf } from "./boot.ts";
 import { ourProtocol } from "./protocol.ts";
 
-const bootId = "/proc/sys/kernel/random/boot_id";
 const netifd = "network.interface";
 const netifdPeriodMs = 30_000;
 const reopenMs = 2_000;
@@ -75,8 +75,7 @@ export class Leasing {
 
   /** Reads what was leased, and begins to serve the old socket. @throws Fault if the kernel cannot be steered. */
   static async open(system: System, config: Config, ubus: Ubus): Promise<Leasing> {
-    const bytes = await system.read(bootId).catch(() => undefined);
-    const boot = bytes ? new TextDecoder().decode(bytes).trim() : "";
+    const boot = await bootOf(system);
     const onFault = (fault: Fault | undefined) => {
       if (fault) system.log("warning", fault.message);
     };

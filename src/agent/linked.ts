@@ -8,11 +8,11 @@
 import type { Config } from "../config/config.ts";
 import type { DefaultRoute, Delta, InterfaceAddress, Kernel, Link, Neighbour } from "../kernel/kernel.ts";
 import type { Address } from "../lib/address.ts";
-import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
+import { attempt } from "./effects.ts";
 import { Gateway, iprefObject } from "./gateway.ts";
 import { Isolating, isolationObject, type LeaseSeen } from "./isolating.ts";
 import { Leasing, tablesObject } from "./leasing.ts";
@@ -25,29 +25,24 @@ export interface LinkedParts {
 }
 
 export class LinkedRooms {
-  readonly #system: System;
   #isolating: Isolating | undefined;
   #leasing: Leasing | undefined;
   #resolving: Resolving | undefined;
   #gateway: Gateway | undefined;
 
-  private constructor(system: System) {
-    this.#system = system;
-  }
-
   /** Opens what is wanted. Never fails. */
   static async open(system: System, config: Config, parts: LinkedParts): Promise<LinkedRooms> {
-    const rooms = new LinkedRooms(system);
+    const rooms = new LinkedRooms();
     const { kernel, ubus, resolving } = parts;
     const { lanDevice: lanDevices, wanDevice: wanDevices, stateDir } = config.main;
-    await rooms.#try(async () => {
+    await attempt(system, async () => {
       if (config.isolation.enabled) rooms.#isolating = await Isolating.open(system, config, { kernel, ubus });
       else await clearIsolation(system, kernel, stateDir);
     });
-    await rooms.#try(async () => {
+    await attempt(system, async () => {
       rooms.#leasing = await Leasing.open(system, config, ubus);
     });
-    await rooms.#try(async () => {
+    await attempt(system, async () => {
       rooms.#resolving = new Resolving(system, ubus, {
         ...resolving,
         lanDevices,
@@ -55,7 +50,7 @@ export class LinkedRooms {
         pins: config.pins,
       });
     });
-    await rooms.#try(async () => {
+    await attempt(system, async () => {
       if (config.ipref.enabled) rooms.#gateway = await Gateway.open(system, config);
     });
     return rooms;
@@ -132,14 +127,6 @@ export class LinkedRooms {
   async close(): Promise<void> {
     this.#resolving?.close();
     await Promise.all([this.#leasing?.close(), this.#isolating?.close(), this.#gateway?.close()]);
-  }
-
-  async #try(work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-    } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
-    }
   }
 }
 

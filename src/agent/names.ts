@@ -2,8 +2,8 @@
  * DNS for managed segments: whatever server a service asks, the answer is ours; and what we have to ask for it.
  *
  * Kept, by device and address: a server on each of the router's own addresses there, because the kernel leads queries
- * to one of them and lets only that one answer. A name outside is asked for at the configured upstreams, a local name that nobody
- * declared at the segments' resolvers.
+ * to one of them and lets only that one answer. A name outside is asked for at the configured upstreams, a local name
+ * that nobody declared at the segments' resolvers.
  */
 
 import {

@@ -21,10 +21,10 @@ import {
   watchRoute,
 } from "../kernel/kernel.ts";
 import { prefixOf } from "../lib/address.ts";
-import { messageOf } from "../lib/fault.ts";
 import { type Lease, type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../nodes/nodes.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { Accounts } from "./accounts.ts";
+import { attempt } from "./effects.ts";
 import { type BlindSpot, Honesty } from "./honesty.ts";
 import { momentOf } from "./moment.ts";
 
@@ -168,12 +168,7 @@ export class Senses {
   }
 
   async #try(open: () => Promise<void>): Promise<void> {
-    if (this.#closed) return;
-    try {
-      await open();
-    } catch (thrown) {
-      this.#system.log("error", messageOf(thrown));
-    }
+    if (!this.#closed) await attempt(this.#system, open);
   }
 
   /** Finds the side of an interface again; if it has changed, what is known there counts anew. */

@@ -253,6 +253,15 @@ export function prefixOf(address: Address, length: number): Prefix {
   return `${decodeAddress(bytes, 0, familyOf(address))}/${length}` as Prefix;
 }
 
+/** The address of an IPv4 prefix that means all in it; undefined where there is none (RFC 3021, IPv6). */
+export function broadcastOf(address: Address, prefixLength: number): Address | undefined {
+  if (familyOf(address) === 6 || prefixLength > 30) return undefined;
+  const bytes = encodeAddress(address);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, view.getUint32(0) | (0xffff_ffff >>> prefixLength));
+  return decodeAddress(bytes, 0, 4);
+}
+
 /** Whether an address lies in a prefix of its own family. */
 export function contains(prefix: Prefix, address: Address): boolean {
   const [base, length] = prefix.split("/") as [Address, string];

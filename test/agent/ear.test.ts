@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { broadcastOf, Ear, frameOf, readFrame } from "../../src/agent/ear.ts";
+import { Ear, frameOf, readFrame } from "../../src/agent/ear.ts";
 import { type Address, parseAddress } from "../../src/lib/address.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import { encodeUdp } from "../../src/lib/udp.ts";
@@ -120,20 +120,6 @@ test("readFrame: cut at any length it is nothing, and with any byte another it n
     );
   }
   fc.assert(fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => void shown(bytes)));
-});
-
-test("broadcastOf: the last address of a prefix, where it has one", () => {
-  for (const [text, length, expected] of [
-    ["10.1.2.3", 24, "10.1.2.255"],
-    ["10.1.2.3", 8, "10.255.255.255"],
-    ["192.168.5.130", 25, "192.168.5.255"],
-    ["192.168.5.1", 30, "192.168.5.3"],
-    ["223.255.255.1", 20, "223.255.255.255"],
-    ["10.1.2.3", 31, undefined],
-    ["10.1.2.3", 32, undefined],
-    ["fd00::1", 64, undefined],
-  ] as const)
-    assert.is(broadcastOf(address(text), length), expected, `${text}/${length}`);
 });
 
 /** Sockets that can be made to fail, and that say what is open. */

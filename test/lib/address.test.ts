@@ -6,6 +6,7 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import {
   type Address,
+  broadcastOf,
   compareAddresses,
   contains,
   decodeAddress,
@@ -300,6 +301,20 @@ test("readAddress: out of the midst of bytes the same as parseAddress", () => {
   fc.assert(fc.property(fc.string({ unit: fc.constantFrom(..."0125.:af"), maxLength: 20 }), check), {
     numRuns: 2_000,
   });
+});
+
+test("broadcastOf: the last address of a prefix, where it has one", () => {
+  for (const [text, length, expected] of [
+    ["10.1.2.3", 24, "10.1.2.255"],
+    ["10.1.2.3", 8, "10.255.255.255"],
+    ["192.168.5.130", 25, "192.168.5.255"],
+    ["192.168.5.1", 30, "192.168.5.3"],
+    ["223.255.255.1", 20, "223.255.255.255"],
+    ["10.1.2.3", 31, undefined],
+    ["10.1.2.3", 32, undefined],
+    ["fd00::1", 64, undefined],
+  ] as const)
+    assert.is(broadcastOf(parseAddress(text)!, length), expected, `${text}/${length}`);
 });
 
 test.run();
