@@ -3,8 +3,10 @@
  *
  *     node build/run.cjs [WORD…]      only files whose path holds one of the words
  *
- * Three run side by side, each in a network of its own: two lanes with those that build networks and wait, the longest
- * first, and a third, which yields to them, with those that only compute. The last line is `N passed, N failed`.
+ * Four run side by side, each in a network of its own: three lanes with those that build networks and wait, the longest
+ * first, and a fourth, which yields to them, with those that only compute. A file that fails in company runs once more
+ * when the others have ended, because it may have been them who failed it: what fails alone has failed. The last line
+ * is `N passed, N failed`.
  */
 
 import { spawn } from "node:child_process";
@@ -26,7 +28,12 @@ const networks = [
   "system",
 ];
 const alsoNetworks = ["ipref/engine", "ipref/sizes", "ipref/forwarding", "ipref/crowd", "agent/discovery"];
+/** As long as many others together. */
+const longest = "net/crash";
+const lanes = 3;
 const limitMs = 900_000;
+/** More than so many that failed are no accident. */
+const mostAgain = 5;
 
 interface Outcome {
   readonly passed: number;
@@ -41,8 +48,12 @@ function filesBelow(folder: string): string[] {
   });
 }
 
+function nameOf(path: string, root: string): string {
+  return relative(root, path).replace(/\.test\.cjs$/, "");
+}
+
 function runFile(path: string, root: string, yields: boolean): Promise<Outcome> {
-  const name = relative(root, path).replace(/\.test\.cjs$/, "");
+  const name = nameOf(path, root);
   const startedAt = Date.now();
   return new Promise((resolve) => {
     const nice = yields ? ["nice", "-n", "10"] : [];
@@ -86,32 +97,40 @@ async function main(): Promise<void> {
   const files = filesBelow(root)
     .filter((path) => words.length === 0 || words.some((word) => relative(root, path).includes(word)))
     .sort();
-  const nameOf = (path: string) => relative(root, path).replace(/\.test\.cjs$/, "");
   const rank = (path: string) => {
-    const name = nameOf(path);
+    const name = nameOf(path, root);
+    if (name === longest) return 0;
     const at = networks.indexOf(name.split("/")[0]!);
-    return at < 0 && alsoNetworks.includes(name) ? networks.length : at;
+    if (at >= 0) return at + 1;
+    return alsoNetworks.includes(name) ? networks.length + 1 : undefined;
   };
-  const waiting = files.filter((path) => rank(path) >= 0).sort((one, other) => rank(one) - rank(other));
-  const computing = files.filter((path) => rank(path) < 0);
+  const waiting = files
+    .filter((path) => rank(path) !== undefined)
+    .sort((one, other) => rank(one)! - rank(other)!);
+  const computing = files.filter((path) => rank(path) === undefined);
   let passed = 0;
   let failed = 0;
   const add = (outcome: Outcome) => {
     passed += outcome.passed;
     failed += outcome.failed;
   };
+  const inCompany = new Map<string, Outcome>();
   const lane = async (yields: boolean, ...queues: string[][]) => {
     for (const queue of queues) {
       for (let path = queue.shift(); path !== undefined; path = queue.shift()) {
-        add(await runFile(path, root, yields));
+        const outcome = await runFile(path, root, yields);
+        if (outcome.failed > 0) inCompany.set(path, outcome);
+        else add(outcome);
       }
     }
   };
   await Promise.all([
-    lane(false, waiting, computing),
-    lane(false, waiting, computing),
+    ...Array.from({ length: lanes }, () => lane(false, waiting, computing)),
     lane(true, computing),
   ]);
+  const again = files.length > 1 && inCompany.size <= mostAgain;
+  if (again && inCompany.size > 0) console.log("once more, alone:");
+  for (const [path, outcome] of inCompany) add(again ? await runFile(path, root, false) : outcome);
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
 }

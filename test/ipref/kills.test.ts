@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, writeSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { type Mappings, openMappings } from "../../src/ipref/mappings.ts";
@@ -16,6 +16,12 @@ const lanes = 3;
 /** Of one life at most: a machine that is slow to kill gets no more. */
 const groups = 64;
 const groupSize = 32;
+
+/** How many answers a life gives before it is killed, however fast it is: from, to. */
+const answers: Readonly<Record<string, readonly [number, number]>> = {
+  "--mappings": [1, 10 * groupSize],
+  "--numbers": [60, 200],
+};
 
 /** Of the machine only what a store needs, so that a life begins fast. */
 const system = Object.assign(new Files(), {
@@ -47,7 +53,7 @@ async function makeMappings(directory: string, serial: number): Promise<void> {
       if (at % 2 === 0) return `T ${context} ${reference} ${await mappings.encodedFor(context, reference)}\n`;
       return `O ${host} ${await mappings.referenceFor(host)}\n`;
     });
-    writeSync(1, (await Promise.all(asked)).join(""));
+    process.stdout.write((await Promise.all(asked)).join(""));
   }
 }
 
@@ -86,19 +92,23 @@ async function keepNumbers(directory: string, serial: number): Promise<void> {
   }
   for (; last < first + 2_000; last++) {
     await journal.keep([entryOf(last)], whole);
-    writeSync(1, `${last}\n`);
+    process.stdout.write(`${last}\n`);
   }
 }
 
-/** One life that ends with SIGKILL, some time after its first answer. @returns the lines that it said */
+/** One life that ends with SIGKILL, soon after its so-manieth answer. @returns the lines that it said */
 async function live(kind: string, directory: string, serial: number): Promise<string[]> {
   const child = spawn(process.execPath, [process.argv[1]!, kind, directory, String(serial)], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   let said = "";
-  child.stdout.once("data", () => setTimeout(() => child.kill("SIGKILL"), Math.random() * 40));
+  const [least, most] = answers[kind]!;
+  let left = least + Math.random() * (most - least);
   child.stdout.on("data", (bytes: Buffer) => {
     said += bytes.toString();
+    const wasLeft = left;
+    left -= bytes.filter((each) => each === 0x0a).length;
+    if (wasLeft > 0 && left <= 0) setTimeout(() => child.kill("SIGKILL"), Math.random() * 5);
   });
   const end = await new Promise<unknown[]>((resolve) => {
     child.once("close", (...how) => resolve(how));
