@@ -5,7 +5,8 @@
 # Root is needed, because tests and lab build network namespaces of their own.
 #
 # `make package ARCH=aarch64_cortex-a53` packs for another processor, by Debian's compiler for it; ARCH is what OpenWrt
-# calls it (`opkg print-architecture`). `make cross` compiles the addon for all of them and tries each, under qemu.
+# calls it (`opkg print-architecture`). `make cross` compiles the addon for all of them and tries each, under qemu;
+# `make test` does that for those whose compiler is here, and says which it left out.
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -55,6 +56,8 @@ run: build build/run.cjs
 	@exec setpriv --pdeathsig TERM node build/test/lab/lab.cjs up
 
 test: build build/run.cjs
+	@for cpu in $(compiler_aarch64):aarch64 $(compiler_armhf):armhf; do \
+	  command -v $${cpu%:*} >/dev/null || echo "gatehouse: addon for $${cpu#*:}: not tried, no $${cpu%:*} here (make cross brings it)"; done
 	@echo "gatehouse: tests"
 	@node build/run.cjs $(ONLY)
 

@@ -45,7 +45,7 @@ esac
 # What of files/ is LuCI's, and who says so to the user.
 luci_parts="www usr/share/luci usr/share/rpcd"
 
-gatehouse_depends="libc, node, nftables, ip-full, kmod-nft-core, kmod-nf-conntrack-netlink, kmod-nfnetlink-log, kmod-nfnetlink-queue"
+gatehouse_depends="libc, node (>= 20), nftables, ip-full, kmod-nft-core, kmod-nft-bridge, kmod-nft-nat, kmod-nft-netdev, kmod-nft-queue, kmod-nf-conntrack-netlink, kmod-nfnetlink-log, kmod-nfnetlink-queue, kmod-tun"
 gatehouse_section=net
 gatehouse_text="Keeps every address mapping of the router: devices, blocked flows, retained MQTT info."
 luci_depends="libc, luci-base, gatehouse"
@@ -78,18 +78,19 @@ luci_tree() { # luci_tree FOLDER
 settle() {
 	find "$1" -type d -exec chmod 755 {} +
 	find "$1" -type f -exec chmod 644 {} +
-	for path in etc/init.d/gatehouse usr/lib/gatehouse/gatehouse usr/lib/gatehouse/boot.sh usr/lib/gatehouse/firewall.sh usr/lib/gatehouse/zones.sh usr/lib/gatehouse/segments.sh; do
+	for path in etc/init.d/gatehouse usr/lib/gatehouse/gatehouse usr/lib/gatehouse/boot.sh usr/lib/gatehouse/firewall.sh usr/lib/gatehouse/zones.sh usr/lib/gatehouse/segments.sh usr/lib/gatehouse/remove.sh; do
 		[ ! -e "$1/$path" ] || chmod 755 "$1/$path"
 	done
 	[ ! -e "$1/etc/config/gatehouse" ] || chmod 600 "$1/etc/config/gatehouse"
 }
 
 # Own parts of the scripts: after installing, and before removing.
-gatehouse_after='[ -n "${IPKG_INSTROOT}" ] || killall -HUP ubusd 2>/dev/null || true'
-gatehouse_before='[ -n "${IPKG_INSTROOT}" ] || [ "${PKG_UPGRADE}" = 1 ] || uci -q batch <<-EOT
-	delete firewall.gatehouse
-	commit firewall
-EOT'
+gatehouse_after='[ -n "${IPKG_INSTROOT}" ] || {
+	killall -HUP ubusd 2>/dev/null || true
+	# apk replaces files while the service runs: starting what runs changes nothing.
+	[ "${PKG_UPGRADE}" != 1 ] || ! /etc/init.d/gatehouse running || /etc/init.d/gatehouse restart
+}'
+gatehouse_before='[ -n "${IPKG_INSTROOT}" ] || [ "${PKG_UPGRADE}" = 1 ] || sh /usr/lib/gatehouse/remove.sh || true'
 luci_after='[ -n "${IPKG_INSTROOT}" ] || {
 	rm -f /tmp/luci-indexcache.*
 	rm -rf /tmp/luci-modulecache/
@@ -170,7 +171,7 @@ $5"
 	cat >> dist/apk/make.sh <<-MAKE
 
 		"\$apk" mkpkg --info name:$1 --info version:$version --info "description:$4" --info arch:$2 \\
-			--info license:$licence --info "maintainer:$maintainer" --info origin:feeds/gatehouse/$1 --info "depends:$(echo "$3" | sed 's/,//g')" \\
+			--info license:$licence --info "maintainer:$maintainer" --info origin:feeds/gatehouse/$1 --info "depends:$(echo "$3" | sed 's/ (\(>=\) \([^)]*\))/\1\2/g; s/,//g')" \\
 			--script post-install:$1/post-install --script post-upgrade:$1/post-upgrade \\
 			--script pre-deinstall:$1/pre-deinstall --files $1/root --output ../$1-$version.apk
 	MAKE

@@ -27,7 +27,15 @@ const networks = [
   "tables",
   "system",
 ];
-const alsoNetworks = ["ipref/engine", "ipref/sizes", "ipref/forwarding", "ipref/crowd", "agent/discovery"];
+const alsoNetworks = [
+  "ipref/engine",
+  "ipref/sizes",
+  "ipref/forwarding",
+  "ipref/crowd",
+  "ipref/life",
+  "agent/discovery",
+  "agent/gateway",
+];
 /** As long as many others together. */
 const longest = "net/crash";
 const lanes = 3;
@@ -85,6 +93,7 @@ function runFile(path: string, root: string, yields: boolean): Promise<Outcome> 
       console.log(
         `${failed === 0 ? "ok  " : "FAIL"} ${name}  ${passed} passed${failed ? `, ${failed} failed` : ""}  ${seconds} s`,
       );
+      for (const [line] of failed > 0 ? [] : text.matchAll(/^not run: .*$/gm)) console.log(`     ${line}`);
       if (failed > 0) console.log(late ? `${text}\nstopped after ${limitMs / 1000} s` : text);
       resolve({ passed, failed });
     });

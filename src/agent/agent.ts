@@ -25,6 +25,7 @@ import type { Cancel, System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import { connectUbus, type Ubus } from "../ubus/ubus.ts";
 import { type DoorParts, spinDoor } from "./door.ts";
+import { attempt } from "./effects.ts";
 import { Enforce } from "./enforce.ts";
 import { explain } from "./explain.ts";
 import { externalSink } from "./external.ts";
@@ -163,6 +164,8 @@ class Running implements Agent {
     this.#ubus?.close();
     await this.#telling?.close();
     await this.#state.close();
+    // Texts for the next boot may lag while we run.
+    await attempt(this.#system, async () => void (await this.#kernel?.verify()));
     this.#kernel?.close();
   }
 

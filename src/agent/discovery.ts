@@ -120,6 +120,11 @@ export class Discovery {
     this.#tune(place);
   }
 
+  /** Has the kernel find out whether an address is there, and where. */
+  meet(ifindex: number, address: Address): void {
+    this.#delivery.meet({ ifindex, address });
+  }
+
   /** A device is gone, or down. */
   remove(ifindex: number): void {
     const place = this.#places.get(ifindex);

@@ -2,8 +2,10 @@
  * The IPREF gateway, joined to the machine: mappings on disk, the thread that moves packets, its interface, the hosts
  * file, the broker's socket, the resolver for the configured zones and imported zones.
  *
- * Kept: the router's own addresses, to which no mapping may lead, and which gateways may reach us first. Mappings are
- * restored before a packet moves. What cannot be opened besides is said, and the rest runs.
+ * Kept: the router's own addresses, to which no mapping may lead, which gateways may reach us first, and what the
+ * forwarders have learned of gateways. Mappings are restored before a packet moves. What cannot be opened besides is
+ * said, and the rest runs. While there is no interface, the kernel refuses packets to encoded addresses: they are
+ * nobody's on the outside, and what is in them is not for others. `leaveEncodeNet` ends that.
  */
 
 import type { Config } from "../config/config.ts";
@@ -16,6 +18,7 @@ import {
   type Forwarding,
   type ForwardSettings,
   formatReference,
+  gatewaysMemory,
   HostsFile,
   Imports,
   iprefMethods,
@@ -28,7 +31,7 @@ import {
   Resolver,
   sweepMs,
 } from "../ipref/ipref.ts";
-import { type InterfaceAddress, raiseTunnel } from "../kernel/kernel.ts";
+import { type InterfaceAddress, openSteering, raiseTunnel } from "../kernel/kernel.ts";
 import {
   type Address,
   broadcastOf,
@@ -39,7 +42,7 @@ import {
   parseAddress,
   scopeOf,
 } from "../lib/address.ts";
-import { TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
+import { parseName, TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import type { Cancel, Endpoint, System } from "../system/system.ts";
@@ -56,12 +59,22 @@ const serversFile = "/tmp/resolv.conf.d/resolv.conf.auto";
 const localResolver: Endpoint = { address: parseAddress("127.0.0.1")!, port: 53 };
 const dnsPort = 53;
 const maxServers = 8;
-/** How often it is looked which gateways may reach us first. */
+/** How often it is looked which gateways may not reach us first any more. */
 const peersMs = 1_000;
 /** The longest packet of the LAN. */
 const lanMtuBytes = 1_500;
 /** Own addresses come and go in company. */
 const settleMs = 1_000;
+
+/** This router is no gateway any more: encoded addresses are addresses like others. @throws Fault "kernel", "denied" */
+export async function leaveEncodeNet(system: System): Promise<void> {
+  const steering = openSteering(system, { protocol: tunnelProtocol });
+  try {
+    await steering.apply({ rules: [], routes: [] });
+  } finally {
+    steering.close();
+  }
+}
 
 export class Gateway {
   readonly #system: System;
@@ -78,6 +91,8 @@ export class Gateway {
   readonly #upstream: DnsClient;
   readonly #local: DnsClient;
   readonly #resolver: Resolver;
+  /** Outlives each of the next. */
+  readonly #gateways: ReturnType<typeof gatewaysMemory>;
   #forwarding: Forwarding | undefined;
   #opening: Promise<void> = Promise.resolve();
   #cancelReopen: Cancel | undefined;
@@ -87,6 +102,7 @@ export class Gateway {
   #server: DnsServer | undefined;
   #mistakes: string[] = [];
   #allowed = "";
+  readonly #admitted = new Set<Address>();
   #begun = false;
   /** The tunnel could not be opened. */
   #failed = false;
@@ -106,6 +122,10 @@ export class Gateway {
     this.#mappings = parts.mappings;
     this.#damages = parts.damages;
     this.#families = parts.families;
+    this.#gateways = gatewaysMemory(
+      parts.families.tunnel,
+      new DataView(system.random(4).buffer).getUint32(0),
+    );
     this.#upstream = new DnsClient(system, { upstreams: this.#upstreams });
     this.#local = new DnsClient(system, { upstreams: [localResolver] });
     const { zone: zones } = config;
@@ -124,18 +144,24 @@ export class Gateway {
       lan: familyOf(encodeNet.split("/")[0] as Address),
       tunnel: familyOf(context ?? config.ipref.gatewayBind!),
     };
+    let gateway: Gateway | undefined;
     const { mappings, damages } = await openMappings(system, {
       ...{ directory: config.main.stateDir, encodeNet, context, maxMappings },
       boot: await bootOf(system),
       tunnel: families.tunnel,
       gatewayReference: parseReference(gatewayRef),
       maxPerPeer: maxPeerMappings,
+      // Who was asked for may send as soon as who asked does.
+      onNamed: (context) => {
+        if (gateway !== undefined) gateway.#admit(context);
+      },
       onFault: (fault) => {
         if (fault) system.log("error", fault.message);
       },
     });
     for (const line of damages) system.log("error", line);
-    return new Gateway(system, config.ipref, { mappings, damages, families });
+    gateway = new Gateway(system, config.ipref, { mappings, damages, families });
+    return gateway;
   }
 
   get methods(): Methods {
@@ -273,15 +299,19 @@ export class Gateway {
           ...{ settings, device, bind: gatewayBind!, port: gatewayPort, peerPort: remoteGatewayPort },
           mappings: this.#mappings,
           peers: this.#peers(),
+          gateways: this.#gateways,
           onDevice: async (name) => {
             await raiseTunnel(this.#system, {
               ...{ device: name, protocol: tunnelProtocol, mtuBytes: deviceMtuBytes(settings) },
               address: this.#mappings.net.gatewayAddress,
               net: this.#mappings.net.prefix,
+              refuses: true,
             });
           },
           onFault: (fault) => this.#system.log("warning", fault.message),
         });
+        // What was listed while it opened, nobody heard.
+        this.#allowed = "";
       });
     this.#opening.catch(() => {
       this.#failed = true;
@@ -332,7 +362,13 @@ export class Gateway {
     const text = String(peers);
     if (text === this.#allowed) return;
     this.#allowed = text;
+    this.#admitted.clear();
+    if (peers !== "all") for (const peer of peers) this.#admitted.add(peer);
     this.#forwarding?.list(peers);
+  }
+
+  #admit(peer: Address): void {
+    if (!this.#config.anyPeer && !this.#admitted.has(peer)) this.#listPeers();
   }
 
   async #passed(): Promise<ReadonlyMap<Address, JsonObject>> {
@@ -393,10 +429,15 @@ export class Gateway {
     await read();
   }
 
-  /** Encoded addresses of a name. @throws Fault "not-found", or why nobody answered */
+  /** Encoded addresses of a name. @throws Fault "invalid" for what is no name, "not-found", or why nobody answered */
   async #resolve(name: string): Promise<readonly Address[]> {
     const type = this.#families.lan === 4 ? TYPE_A : TYPE_AAAA;
     const spelled = name.endsWith(".") ? name : `${name}.`;
+    try {
+      parseName(spelled);
+    } catch (thrown) {
+      throw new Fault("invalid", messageOf(thrown));
+    }
     const question = { name: spelled, type, class: 1 };
     const outcome = await this.#resolver.answer({
       ...{ id: 0, question, recursionDesired: true, checkingDisabled: false, authenticData: false },
@@ -429,9 +470,17 @@ export class Gateway {
     );
   }
 
+  /** @throws Fault if the router's own resolver doesn't say; SyntaxError for what is no name */
   async #localAddress(name: string, family: Family): Promise<Address | undefined> {
     const type = family === 4 ? TYPE_A : TYPE_AAAA;
     const { message } = await this.#local.ask({ name, type });
+    const { rcode } = message.flags;
+    if (rcode !== Rcode.noError && rcode !== Rcode.noSuchName) {
+      throw new Fault(
+        "closed",
+        `Cannot find the address of ${name}: the resolver answers with rcode ${rcode}`,
+      );
+    }
     return message.answers.find((record) => record.type === type)?.address;
   }
 }

@@ -1,21 +1,16 @@
 /**
- * Isolation, joined to the machine: who is where (links, leases, neighbours, queries), the kernel's rules, the disk,
- * DNS for the segments and the HTTP door.
+ * Isolation, joined to the machine: who is where (links, leases, neighbours, stations, queries), the kernel's rules,
+ * the disk, DNS for the segments and the HTTP door.
  *
- * Kept: the links and addresses that rtnetlink tells, for the segments; leases, to tell which went; and when somebody
- * last spoke with an address outside. A command is answered when the kernel enforces it and the disk knows it; what
+ * Kept: the links, addresses and neighbours that rtnetlink tells, for devices that become a segment's; leases, to tell
+ * which went; and when somebody last spoke with an address outside. Segments that go by the names of networks have the
+ * devices that netifd says, and until it says others those that they had. A command is answered when the kernel enforces it and the disk knows it; what
  * evidence changes is applied at the end of the batch that brought it. Nothing is applied before the first evidence is
  * in.
  */
 
 import type { Config, ServiceConfig } from "../config/config.ts";
-import {
-  canonicalName,
-  Isolation,
-  isolationDoor,
-  isolationFormat,
-  isolationMethods,
-} from "../isolation/isolation.ts";
+import { canonicalName, Isolation, isolationFormat, isolationMethods } from "../isolation/isolation.ts";
 import {
   connectionStatus,
   type Delta,
@@ -24,24 +19,34 @@ import {
   type Link,
   type Neighbour,
 } from "../kernel/kernel.ts";
-import { type Address, contains, type Mac, parseAddress } from "../lib/address.ts";
-import { Fault, messageOf } from "../lib/fault.ts";
+import { type Address, contains, type Mac } from "../lib/address.ts";
+import { isDeviceName } from "../lib/device.ts";
+import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
 import { openStore, type Store } from "../system/store.ts";
-import type { Cancel, Endpoint, System, WebServer } from "../system/system.ts";
+import type { Cancel, System } from "../system/system.ts";
+import type { LogicalInterface } from "../tables/tables.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
 import { Discovery } from "./discovery.ts";
 import { allOf } from "./effects.ts";
+import { type Station, Stations } from "./hostapd.ts";
 import { SegmentNames } from "./names.ts";
+import { type Following, followNetifd } from "./netifd.ts";
+import { endpointOf, WebDoor } from "./webdoor.ts";
 
 export const isolationObject = "gatehouse.isolation";
 
 /** After a refusal of the kernel or the disk, the next try. */
 const retryMs = 5_000;
-/** An address outside that nobody has spoken with for so long is not in use. */
-const idleMs = 600_000;
+/**
+ * An address outside that nobody has spoken with for so long is not in use. TCP makes sure of a connection without
+ * traffic every two hours (tcp(7), `tcp_keepalive_time`).
+ */
+const idleMs = 7_500_000;
 const maxOutside = 16_384;
+
+type IsolatingBus = Pick<Ubus, "hasSubscribers" | "notify" | "listen" | "subscribe" | "call" | "lookup">;
 
 export interface LeaseSeen {
   readonly address: Address;
@@ -57,22 +62,26 @@ export class Isolating {
   readonly #isolation: Isolation;
   readonly #names: SegmentNames;
   readonly #discovery: Discovery;
-  readonly #ubus: Pick<Ubus, "hasSubscribers" | "notify">;
+  readonly #door: WebDoor;
+  readonly #ubus: IsolatingBus;
+  readonly #stations: Stations;
+  readonly #netifd: Following | undefined;
   readonly #damages: readonly string[];
   readonly #links = new Map<number, Link>();
   readonly #addresses = new Map<number, Map<Address, InterfaceAddress>>();
+  readonly #neighbours = new Map<number, Map<Address, Neighbour>>();
   #leases = new Map<Address, LeaseSeen>();
   /** Address outside → when a packet last came from or went to it. */
   readonly #outside = new Map<Address, number>();
-  /** Pair of services → its state as it was enforced last. */
-  #states = new Map<string, string>();
+  /** Services that were there at the last commit. */
+  readonly #present = new Set<string>();
+  #hasCommitted = false;
   /** Resolves when links and leases have been told for the first time. */
   readonly #begun: Promise<void>;
   #begin!: () => void;
+  /** Evidence is about to be committed. */
   #applying: Promise<void> | undefined;
   #cancelRetry: Cancel | undefined;
-  #cancelReopen: Cancel | undefined;
-  #door: WebServer | undefined;
   #closed = false;
 
   private constructor(
@@ -80,7 +89,7 @@ export class Isolating {
     config: Config,
     parts: {
       readonly kernel: Kernel;
-      readonly ubus: Pick<Ubus, "hasSubscribers" | "notify">;
+      readonly ubus: IsolatingBus;
       readonly store: Store;
       readonly state: ReturnType<typeof isolationFormat.parse> | undefined;
       readonly damages: readonly string[];
@@ -102,6 +111,7 @@ export class Isolating {
       resolvers: [...new Set(segments.flatMap((each) => each.resolver))],
       isolation: () => this.#isolation,
     });
+    const isNamed = (name: string) => segments.some((each) => each.name === name && each.network.length > 0);
     const isPatient = isolation.bootstrapSegment !== "";
     this.#isolation = new Isolation(
       system,
@@ -127,22 +137,29 @@ export class Isolating {
             bootstrap: { segment: isolation.bootstrapSegment, forMs: isolation.bootstrapTime * 1_000 },
           }),
         },
-        commit: () => this.#commit(),
+        commit: ({ isMore }) => this.#commit(isMore),
         onChange: () => this.#changed(),
         lookup: (name) => this.#names.lookUp(name),
         isInUse: (address) => (this.#outside.get(address) ?? -idleMs) > system.now() - idleMs,
         report: (line) => system.log("warning", line),
       },
-      parts.state,
+      parts.state && { ...parts.state, placed: parts.state.placed.filter(([name]) => isNamed(name)) },
     );
     this.#discovery = new Discovery(system, this.#isolation);
+    this.#door = new WebDoor(system, isolation, this.#isolation);
+    this.#stations = new Stations(system, parts.ubus, {
+      deviceOf: (name) => this.#masterOf(name) ?? name,
+      tell: (station) => this.#station(station),
+    });
+    const follow = () => followNetifd(parts.ubus, (all) => this.#interfaces(all));
+    this.#netifd = segments.some(({ name }) => isNamed(name)) ? follow() : undefined;
   }
 
   /** Reads what was connected. */
   static async open(
     system: System,
     config: Config,
-    { kernel, ubus }: { readonly kernel: Kernel; readonly ubus: Pick<Ubus, "hasSubscribers" | "notify"> },
+    { kernel, ubus }: { readonly kernel: Kernel; readonly ubus: IsolatingBus },
   ): Promise<Isolating> {
     const path = `${config.main.stateDir}/isolation.json`;
     const { store, state, damage } = await openStore(system, path, {
@@ -165,7 +182,7 @@ export class Isolating {
     this.#begin();
     this.#changed();
     await this.#applying;
-    await this.#openDoor();
+    await this.#door.open();
   }
 
   get methods(): Methods {
@@ -176,7 +193,8 @@ export class Isolating {
     return {
       dns: this.#names.status,
       discovery: { ...this.#discovery.counters },
-      door: this.#door?.port ?? null,
+      stations: this.#stations.size,
+      door: this.#door.port ?? null,
       damaged: [...this.#damages],
       storage: this.#store.lastFault?.message ?? null,
     };
@@ -191,6 +209,7 @@ export class Isolating {
       this.#links.delete(link.ifindex);
       this.#discovery.remove(link.ifindex);
       this.#addresses.delete(link.ifindex);
+      this.#neighbours.delete(link.ifindex);
     }
     // A device under another name is another device.
     if (before && (!isThere || before.name !== link.name)) this.#tellDown(before);
@@ -198,6 +217,7 @@ export class Isolating {
     for (const master of new Set([before?.master, link.master])) {
       if (master !== undefined) this.#tellLink(master);
     }
+    this.#stations.relink(link.name);
   }
 
   address(address: InterfaceAddress, isThere: boolean): void {
@@ -209,9 +229,17 @@ export class Isolating {
   }
 
   neighbour(neighbour: Neighbour, isThere: boolean): void {
-    const device = this.#links.get(neighbour.ifindex)?.name;
+    const own = this.#neighbours.get(neighbour.ifindex) ?? new Map<Address, Neighbour>();
+    if (isThere) own.set(neighbour.address, neighbour);
+    else own.delete(neighbour.address);
+    if (own.size > 0) this.#neighbours.set(neighbour.ifindex, own);
+    else this.#neighbours.delete(neighbour.ifindex);
+    this.#tellNeighbour(neighbour, isThere);
+  }
+
+  #tellNeighbour({ ifindex, address, mac, state }: Neighbour, isThere: boolean): void {
+    const device = this.#links.get(ifindex)?.name;
     if (device === undefined) return;
-    const { address, mac, state } = neighbour;
     if (isThere && mac !== undefined && state !== "failed" && state !== "incomplete") {
       this.#isolation.seen({ device, address, mac, source: "neighbour" });
     } else this.#isolation.gone({ device, address, source: "neighbour" });
@@ -232,9 +260,11 @@ export class Isolating {
   /** What passed: who speaks with an address outside goes on doing so after its name has another. */
   traffic(deltas: readonly Delta[]): void {
     const { pool4, pool6 } = this.#config.isolation;
+    const { segments } = this.#isolation.parts;
     for (const { status, destination, reply } of deltas) {
       if ((status & connectionStatus.destinationNat) === 0) continue;
       if (!contains(pool4, destination) && !contains(pool6, destination)) continue;
+      if (segments.deviceOf(reply.source) !== undefined) continue;
       this.#outside.delete(reply.source);
       if (this.#outside.size >= maxOutside) this.#outside.delete(this.#outside.keys().next().value!);
       this.#outside.set(reply.source, this.#system.now());
@@ -251,9 +281,11 @@ export class Isolating {
     this.#closed = true;
     this.#begin();
     this.#cancelRetry?.();
-    this.#cancelReopen?.();
+    this.#netifd?.close();
+    this.#stations.close();
     this.#discovery.close();
-    await Promise.all([this.#door?.close(), this.#names.close(), this.#applying]);
+    await Promise.all([this.#door.close(), this.#names.close(), this.#applying]);
+    await this.#isolation.idle();
     await this.#store.close();
   }
 
@@ -272,9 +304,8 @@ export class Isolating {
       addresses: own.map(({ address, prefixLength }) => ({ address, prefixLength })),
       ports: ports.map(({ name }) => name),
     });
-    if (this.#isolation.parts.segments.of(link.name)) {
-      this.#names.place(link.name, { ifindex, addresses: own.map(({ address }) => address) });
-    }
+    const isManaged = this.#isolation.parts.segments.of(link.name) !== undefined;
+    this.#names.place(link.name, { ifindex, addresses: isManaged ? own.map(({ address }) => address) : [] });
     this.#tellLeases();
   }
 
@@ -291,13 +322,66 @@ export class Isolating {
     }
   }
 
+  #masterOf(name: string): string | undefined {
+    for (const link of this.#links.values()) {
+      if (link.name === name)
+        return link.master === undefined ? undefined : this.#links.get(link.master)?.name;
+    }
+    return undefined;
+  }
+
+  /**
+   * What netifd has. Of a segment with an interface that is down nothing is let go: it may come up on what it was on, and
+   * then somebody must be there who guards it.
+   */
+  #interfaces(all: readonly LogicalInterface[]): void {
+    const byName = new Map(all.map((each) => [each.name, each]));
+    const placed = new Map(this.#isolation.parts.segments.placed());
+    for (const { name, network } of this.#config.segments) {
+      if (network.length === 0) continue;
+      const found = network.flatMap((each) => byName.get(each) ?? []);
+      // Of one that is down, netifd names the device below.
+      const devices = found.flatMap(({ up, device = "" }) => (up && isDeviceName(device) ? [device] : []));
+      const kept = devices.length < found.length ? (placed.get(name) ?? []) : [];
+      for (const moved of this.#isolation.place(name, [...devices, ...kept])) this.#retell(moved);
+    }
+  }
+
+  /** A device is of another segment: what is known of it is news there. */
+  #retell(device: string): void {
+    for (const { name, ifindex } of this.#links.values()) {
+      if (name !== device) continue;
+      this.#tellLink(ifindex);
+      for (const each of this.#neighbours.get(ifindex)?.values() ?? []) this.#tellNeighbour(each, true);
+    }
+    this.#stations.repeat(device);
+  }
+
+  /** Where a station may be is looked for at once, so that nobody waits for whoever roams. */
+  #station(station: Station): void {
+    const wanted = new Set(this.#isolation.station(station));
+    const { segments } = this.#isolation.parts;
+    for (const { address, mac } of station.isThere ? this.#leases.values() : []) {
+      if (mac === station.mac && segments.holds(station.device, address)) wanted.add(address);
+    }
+    for (const { name, ifindex } of this.#links.values()) {
+      if (name !== station.device) continue;
+      for (const address of wanted) this.#discovery.meet(ifindex, address);
+    }
+  }
+
   // Effects.
 
-  /** @throws Fault "storage" if only the disk refused. */
-  async #commit(): Promise<void> {
+  /**
+   * What lags on the disk after a commit that only gives is closed after a reboot, until the agent is there: who was
+   * connected to whom is in the store.
+   *
+   * @throws Fault "storage" if only the disk refused.
+   */
+  async #commit(isMore: boolean): Promise<void> {
     await this.#begun;
     await allOf([
-      this.#kernel.apply("isolation", this.#isolation.plan()),
+      this.#kernel.apply("isolation", this.#isolation.plan(), { durable: !isMore }),
       this.#store.save(() => this.#isolation.save()),
     ]);
     this.#tellStates();
@@ -305,17 +389,27 @@ export class Isolating {
 
   /** Pairs of services that were waited for and are there, or the other way round, are told to subscribers. */
   #tellStates(): void {
-    const { connects, commands, naming } = this.#isolation.parts;
-    const states = new Map<string, string>();
-    for (const { one, other } of connects.all()) {
+    const { connects, services, naming } = this.#isolation.parts;
+    /** Who came or went. */
+    const turned = new Set<string>();
+    for (const name of this.#isolation.takeMoved()) {
+      const isThere = services.get(name) !== undefined;
+      if (isThere === this.#present.has(name)) continue;
+      turned.add(name);
+      if (isThere) this.#present.add(name);
+      else this.#present.delete(name);
+    }
+    const isFirst = !this.#hasCommitted;
+    this.#hasCommitted = true;
+    if (isFirst || !this.#ubus.hasSubscribers(isolationObject)) return;
+    for (const { one, other } of new Set([...turned].flatMap((name) => [...connects.of(name)]))) {
       if (naming.isOutside(one) || naming.isOutside(other)) continue;
-      const [key, state] = [`${one} ${other}`, commands.stateOf(one, other)];
-      states.set(key, state);
-      const before = this.#states.get(key);
-      if (before === undefined || before === state || !this.#ubus.hasSubscribers(isolationObject)) continue;
+      const isThere = [one, other].map((name) => this.#present.has(name));
+      const wasThere = [one, other].map((name) => this.#present.has(name) !== turned.has(name));
+      const state = isThere.every(Boolean) ? "active" : "pending";
+      if (state === (wasThere.every(Boolean) ? "active" : "pending")) continue;
       this.#ubus.notify(isolationObject, state, { name: one, peer: other }).catch(() => {});
     }
-    this.#states = states;
   }
 
   /** At the end of the batch of evidence that brought it. */
@@ -334,43 +428,6 @@ export class Isolating {
       }
     });
   }
-
-  /**
-   * The HTTP door, where it is wanted. One that cannot be opened as asked for, such as on an address that is not there
-   * yet, is said, stays shut and is tried again.
-   */
-  async #openDoor(isSaid = false): Promise<void> {
-    const { http, httpName, httpCert, httpKey, keyFile } = this.#config.isolation;
-    const endpoint = endpointOf(http);
-    if (!endpoint || this.#closed) return;
-    try {
-      const tls = httpCert === "" ? {} : { tls: await this.#certificate(httpCert, httpKey || httpCert) };
-      const door = isolationDoor({
-        isolation: this.#isolation,
-        readKey: () => this.#read(keyFile),
-        hosts: httpName,
-        report: (line) => this.#system.log("warning", line),
-      });
-      const server = await this.#system.serve({ ...endpoint, ...tls }, door);
-      if (this.#closed) await server.close();
-      else this.#door = server;
-    } catch (thrown) {
-      if (!isSaid) this.#system.log("error", messageOf(thrown));
-      if (!this.#closed) this.#cancelReopen = this.#system.after(retryMs, () => void this.#openDoor(true));
-    }
-  }
-
-  async #certificate(certificatePath: string, keyPath: string) {
-    const decoder = new TextDecoder();
-    const [certificate, key] = await Promise.all([this.#read(certificatePath), this.#read(keyPath)]);
-    return { certificate: decoder.decode(certificate), key: decoder.decode(key) };
-  }
-
-  async #read(path: string): Promise<Uint8Array> {
-    const bytes = await this.#system.read(path, 64 * 1024);
-    if (!bytes) throw new Fault("not-found", `Cannot use ${path}: it is not there`);
-    return bytes;
-  }
 }
 
 /** A service as the room takes it: names in canonical form. One without a name that can be is left out. */
@@ -383,13 +440,6 @@ function declarationOf(service: ServiceConfig, report: (line: string) => void) {
   }
   const aliases = alias.flatMap((each) => canonicalName(each) ?? []);
   return [{ name, segment, addresses, mac, aliases, peers, hostname: canonicalName(hostname) }];
-}
-
-/** Where the configuration has the HTTP door; nowhere if it is empty. */
-function endpointOf(http: string): Endpoint | undefined {
-  const [, host = "", port = ""] = /^(.*):([0-9]+)$/.exec(http) ?? [];
-  const address = parseAddress(host.replace(/^\[|\]$/g, ""));
-  return address === undefined ? undefined : { address, port: Number(port) };
 }
 
 /** A random number from 0 up to, not including, `limit` (at most 2^32), every one as likely. */

@@ -21,7 +21,6 @@ import {
   netifdOverUbus,
   openJournal,
   openTableSocket,
-  parseInterfaces,
   Reserved,
   renderTableLease,
   type TableSocket,
@@ -32,9 +31,9 @@ import {
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
 import { bootOf } from "./boot.ts";
+import { followNetifd } from "./netifd.ts";
 import { ourProtocol } from "./protocol.ts";
 
-const netifd = "network.interface";
 const netifdPeriodMs = 30_000;
 const reopenMs = 2_000;
 export const tablesObject = "gatehouse.tables";
@@ -212,36 +211,13 @@ export class Leasing {
     if (this.#ubus.hasSubscribers(tablesObject)) this.#ubus.notify(tablesObject, kind, data).catch(() => {});
   }
 
-  /** What happened does not count, only what is: each event makes us ask for all. */
   #followNetifd(): void {
-    let isAsking = false;
-    let again = false;
-    const ask = async () => {
-      again = true;
-      if (isAsking) return;
-      isAsking = true;
-      while (again) {
-        again = false;
-        try {
-          this.#tables.interfaces(parseInterfaces(await this.#ubus.call(netifd, "dump")));
-        } catch {
-          // Where there is no netifd, there are no interfaces of its.
-        }
-      }
-      isAsking = false;
-    };
-    // Events tell of ifup and ifdown; of new addresses and prefixes, and of a new configuration, only notifications.
-    const heard = [
-      this.#ubus.listen(netifd, () => void ask()),
-      this.#ubus.subscribe(netifd, () => void ask()),
-    ];
-    for (const each of heard) this.#cancels.push(() => each.cancel());
-    // A table that somebody else gives an interface which is up is told in neither way.
+    const netifd = followNetifd(this.#ubus, (all) => this.#tables.interfaces(all));
+    // A table that somebody else gives an interface which is up is told in no way.
     const look = () => {
-      if ([...this.#tables.all()].some(({ note }) => note.steer === "netifd")) void ask();
+      if ([...this.#tables.all()].some(({ note }) => note.steer === "netifd")) netifd.ask();
     };
-    this.#cancels.push(this.#system.every(netifdPeriodMs, look));
-    void ask();
+    this.#cancels.push(() => netifd.close(), this.#system.every(netifdPeriodMs, look));
   }
 
   /** A name that another program has is tried again: it may be a client's or a squatter's, and is said once. */

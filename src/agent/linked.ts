@@ -13,7 +13,7 @@ import type { System } from "../system/system.ts";
 import type { Methods } from "../ubus/methods.ts";
 import type { Ubus } from "../ubus/ubus.ts";
 import { attempt } from "./effects.ts";
-import { Gateway, iprefObject } from "./gateway.ts";
+import { Gateway, iprefObject, leaveEncodeNet } from "./gateway.ts";
 import { Isolating, isolationObject, type LeaseSeen } from "./isolating.ts";
 import { Leasing, tablesObject } from "./leasing.ts";
 import { neighboursObject, Resolving, type ResolvingOptions } from "./resolving.ts";
@@ -52,6 +52,7 @@ export class LinkedRooms {
     });
     await attempt(system, async () => {
       if (config.ipref.enabled) rooms.#gateway = await Gateway.open(system, config);
+      else await leaveEncodeNet(system);
     });
     return rooms;
   }

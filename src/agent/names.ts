@@ -23,7 +23,7 @@ import {
   yes,
 } from "../dns/dns.ts";
 import type { Isolation, Lookup, OutsideAnswer } from "../isolation/isolation.ts";
-import { type Address, scopeOf } from "../lib/address.ts";
+import type { Address } from "../lib/address.ts";
 import { TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
 import { messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
@@ -95,8 +95,7 @@ export class SegmentNames {
   /** A segment's device has these addresses: queries to them are its own. None: it is gone. */
   place(device: string, { ifindex, addresses }: { ifindex: number; addresses: readonly Address[] }): void {
     if (this.#closed) return;
-    // Nobody is led to a link-local address.
-    const own = new Set(addresses.filter((address) => scopeOf(address) !== "link"));
+    const own = new Set(addresses);
     const keyOf = (address: Address) => `${device} ${ifindex} ${address}`;
     for (const [key, place] of this.#places) {
       if (place.device !== device || (place.ifindex === ifindex && own.has(place.address))) continue;

@@ -183,7 +183,7 @@ const iprefOptions = {
   remote_gateway_port: integer(1_045, port, "UDP port of peers that have not been heard yet"),
   gateway_ref: text("1", "a reference", {
     doc: "Reference of the gateway itself",
-    accepts: (value) => /^[0-9a-fA-F-]{1,40}$/.test(value),
+    accepts: isReference,
   }),
   gateway_mtu: integer(
     1_500,
@@ -261,6 +261,13 @@ const isolationOptions = {
 
 const segmentOptions = {
   device: listOf(device("", "The bridges, VLANs or cables that the segment's services are on"), []),
+  network: listOf(
+    text("", "the name of a network", {
+      doc: "Networks, by their names in /etc/config/network, whose devices are the segment's, too",
+      accepts: (value) => /^[A-Za-z0-9_.-]{1,32}$/.test(value),
+    }),
+    [],
+  ),
   isolate: boolean(false, "Whether ports of its bridges exchange frames with the router only"),
   encrypted_dns: boolean(false, "Whether services may ask other DNS servers over TLS"),
   mdns: boolean(true, "Whether connected services discover each other"),
@@ -363,7 +370,7 @@ export function loadConfig(file: string): Loaded {
   }
   const taken = new Set<string>();
   const segments = many("segment", segmentOptions, (it) => {
-    if (it.device.length === 0) return "it has no device";
+    if (it.device.length + it.network.length === 0) return "it has no device or network";
     const double = it.device.find((each) => taken.has(each));
     if (double !== undefined) return `${double} is in another segment`;
     for (const each of it.device) taken.add(each);
@@ -401,6 +408,15 @@ function isDomain(value: string): boolean {
 
 function isAddress(value: string): boolean {
   return address("", "").parse(value) !== undefined;
+}
+
+/** 128 bits, not zero: decimal, or groups of four hex digits, of which "--" leaves out those that are zero. */
+function isReference(value: string): boolean {
+  if (/^[0-9]{1,39}$/.test(value)) return BigInt(value) > 0n && BigInt(value) >> 128n === 0n;
+  const groups = value.split("-").filter((each) => each !== "").length;
+  const isWhole = /^[0-9a-f]{1,4}(?:-[0-9a-f]{1,4}){1,7}$/i.test(value);
+  const isShort = /^[0-9a-f]{1,4}(?:-[0-9a-f]{1,4})*--(?:[0-9a-f]{1,4}(?:-[0-9a-f]{1,4})*)?$/i.test(value);
+  return (isWhole || (isShort && groups <= 7)) && /[1-9a-f]/i.test(value);
 }
 
 function camel(name: string): string {

@@ -5,6 +5,7 @@
  */
 
 import { type Address, type Mac, type Prefix, parseAddress, parseMac, parsePrefix } from "../lib/address.ts";
+import { isDeviceName } from "../lib/device.ts";
 
 export interface Option<Value> {
   readonly default: Value;
@@ -90,7 +91,7 @@ export function orNone(option: Option<string>): Option<string> {
 export function device(fallback: string, doc: string): Option<string> {
   return text(fallback, "an interface name", {
     doc,
-    accepts: (name) => /^[A-Za-z0-9_.@-]{1,15}$/.test(name),
+    accepts: isDeviceName,
   });
 }
 

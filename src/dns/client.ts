@@ -122,7 +122,7 @@ export class DnsClient {
    * The records of a whole zone (AXFR, RFC 5936), its SOA record first.
    *
    * @throws Fault "denied" if the server doesn't give it, "closed" if it ends before its end or is damaged,
-   *   "timeout", "limit" if it has more records than allowed.
+   *   "timeout", "limit" if it has more records or bytes than allowed.
    */
   async transfer(zone: string, server: Endpoint, options: TransferOptions = {}): Promise<DnsRecord[]> {
     return this.#counted(() => {

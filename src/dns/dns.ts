@@ -22,7 +22,6 @@ export {
   DnsClient,
   type DnsClientOptions,
   followAliases,
-  type IgnoredAnswer,
   type TransferOptions,
 } from "./client.ts";
 export { type DnsQuery, Rcode } from "./query.ts";

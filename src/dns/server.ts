@@ -18,7 +18,7 @@ import { clientOf, Rate } from "./rate.ts";
 export interface DnsPlace {
   readonly address: Address;
   readonly port: number;
-  /** Questions over UDP count only if they come in by this interface. */
+  /** Questions over UDP count only if they come in by this interface; a link-local address is this one's. */
   readonly ifindex?: number;
 }
 
@@ -123,8 +123,7 @@ export class DnsServer {
   /** Listens at one more place. @throws Fault if it cannot be opened: then the server is to be closed. */
   async open(place: DnsPlace): Promise<void> {
     const listener: TcpListener = await this.#system.tcpListen({
-      address: place.address,
-      port: place.port,
+      ...place,
       accept: (stream, from) => {
         const asker: Asker = { endpoint: from, transport: "tcp", place };
         if (!this.#mayConnect(from.address)) {

@@ -15,6 +15,8 @@ import { tcpBytes } from "./query.ts";
 export interface TransferOptions {
   /** Default 100,000. */
   readonly maxRecords?: number;
+  /** Of messages, all together. Default 16 MiB. */
+  readonly maxBytes?: number;
   /** For all of it. Default 30 s. */
   readonly limitMs?: number;
 }
@@ -34,11 +36,13 @@ export function transferZone(
   system: Clock & Pick<Sockets, "tcpConnect">,
   transfer: Transfer,
 ): Promise<DnsRecord[]> {
-  const { limitMs = 30_000, maxRecords = 100_000, query, server, zone } = transfer;
+  const { limitMs = 30_000, maxRecords = 100_000, maxBytes = 16 * 1024 * 1024 } = transfer;
+  const { query, server, zone } = transfer;
   const faultOf = (code: FaultCode, state: string) =>
     new Fault(code, `Cannot transfer ${zone} from ${server.address}: ${state}`);
   return new Promise((resolve, reject) => {
     const frames = new Frames(tcpBytes);
+    let taken = 0;
     const zoneRecords = new ZoneRecords(transfer, maxRecords, faultOf);
     const finish = (then: () => void): void => {
       cancel();
@@ -52,7 +56,9 @@ export function transferZone(
     const stream = system.tcpConnect(server, {
       onConnect: () => stream.write(frame(query)),
       onBytes: (bytes) => {
+        taken += bytes.length;
         try {
+          if (taken > maxBytes) throw faultOf("limit", `more than ${maxBytes} bytes`);
           for (const message of frames.take(bytes)) {
             if (!zoneRecords.take(decodeMessage(message))) continue;
             finish(() => resolve(zoneRecords.records));

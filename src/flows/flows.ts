@@ -17,7 +17,7 @@ import { type Explanation, explain, type Party } from "./explain.ts";
 import { type Activity, type FlowRecord, Ledger } from "./ledger.ts";
 import { type Merged, Policy } from "./policy.ts";
 import { type Dropped, type DroppedCounters, Reports } from "./reports.ts";
-import { type PolicyState, parsePolicy, policyVersion } from "./saved.ts";
+import { maxPolicyBytes, type PolicyState, parsePolicy, policyVersion } from "./saved.ts";
 import { type Applied, type Outcome, Turns } from "./turns.ts";
 
 export type { Entry, Pair } from "./decision.ts";
@@ -29,7 +29,7 @@ export type { Dropped } from "./reports.ts";
 export type { Outcome } from "./turns.ts";
 
 /** For the store: what `save` returns, and how it is read. */
-export const flowsFormat = { version: policyVersion, parse: parsePolicy };
+export const flowsFormat = { version: policyVersion, parse: parsePolicy, maxBytes: maxPolicyBytes };
 
 export interface FlowsOptions {
   /** The living node behind an id, itself or what it was merged into; undefined if there is none. */

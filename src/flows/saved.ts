@@ -19,6 +19,8 @@ import type { Standing } from "./standings.ts";
 export const policyVersion = 1;
 /** A file with more is not one of ours. */
 const maxLoaded = 1_000_000;
+/** A pair of large ids, indented, has less. */
+export const maxPolicyBytes = maxLoaded * 96;
 
 /** Decisions of one author between two merges, by the ids that the nodes had then. */
 export interface Made {

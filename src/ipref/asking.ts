@@ -11,7 +11,7 @@
  * kept longer. Bytes from packets stay bytes; the owner judges them.
  */
 
-import type { GatewayCounts } from "./gateways.ts";
+import type { GatewayCounts, GatewaysMemory } from "./gateways.ts";
 import type { ForwardSettings } from "./settings.ts";
 import type { ReaderHandle } from "./table.ts";
 
@@ -36,6 +36,7 @@ export interface ThreadData {
   readonly settings: ForwardSettings;
   readonly table: ReaderHandle;
   readonly counts: SharedArrayBuffer;
+  readonly gateways: GatewaysMemory;
   /** Port of peers that were not heard yet. */
   readonly port: number;
   readonly contexts: readonly Uint8Array[] | "all";

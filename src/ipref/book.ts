@@ -11,7 +11,9 @@
  * not too fast. At its quota a peer's own least recently used record goes to rest, if it was idle for a while: first
  * those that only its packets made; packets never push out what our own hosts asked for by name. When all places are
  * taken, the peer with the most at rest loses the one that has rested longest; if nobody has any, the peer with the
- * most live ones loses its least recently used. What is not idle stays, and the newcomer is refused.
+ * most live ones loses its least recently used. What is not idle stays, and the newcomer is refused. Of the places of
+ * peers, those of whom nobody has asked by name take three quarters at most; one of them that was idle for a while, or
+ * whose mappings all rest, gives way to a newcomer with all that it has.
  */
 
 import { type Address, decodeAddress } from "../lib/address.ts";
@@ -70,6 +72,8 @@ interface Terms {
 /** Places beyond the most mappings, for those that have ended and that a reader may still stand on. */
 const slack = 1_024;
 const drawTries = 16;
+/** Which part of the peers may be there for nothing but their packets, whose senders may be made up. */
+const packetPeers = 3 / 4;
 
 export class Book {
   readonly records: Records;
@@ -81,6 +85,8 @@ export class Book {
   readonly #owners = new Map<number, string>();
   /** How many mappings of a context are written down. */
   readonly writtenBy = new Map<Address, number>();
+  /** Whose mapping is being made. */
+  #asking: Peer | undefined;
 
   constructor(options: BookOptions) {
     this.#options = options;
@@ -107,12 +113,15 @@ export class Book {
     const present =
       this.records.byReference(remote, State.byReference) || this.records.byReference(remote, State.drawn);
     if (present !== 0) return this.#again(present, asked, { now, what });
-    const peer = this.#peerOf(context, what);
+    const peer = this.#peerOf(context, asked, { now, what });
+    // While room is made its last record may be what gives way; the peer stays.
+    this.#asking = peer;
     try {
       this.#admit(peer, asked, { now, what });
       this.#makePlace({ now, what });
       return this.#begin({ ...remote, address: this.#drawEncoded(what) }, { peer, asked, now });
     } finally {
+      this.#asking = undefined;
       this.peers.settle(peer);
     }
   }
@@ -324,22 +333,28 @@ export class Book {
     this.peers.take(record);
     this.keeping.drop(record);
     this.records.remove(record);
-    this.peers.settle(peer);
+    if (peer !== this.#asking) this.peers.settle(peer);
   }
 
   #mostOf(peer: Peer): number {
     return peer === this.peers.locals ? this.#options.maxLocals : this.#options.maxPerPeer;
   }
 
-  #peerOf(context: Address, what: () => string): Peer {
-    const present = this.peers.get(context) ?? this.peers.add(context);
+  #peerOf(context: Address, asked: Asker, { now, what }: Terms): Peer {
+    const { peers } = this;
+    const present = peers.get(context);
     if (present) return present;
-    const idle = [...this.peers.all()].find((each) => this.peers.length(each, "packet", "name") === 0);
-    // With its last record the peer goes, too.
-    while (idle && this.peers.first(idle, "rest") !== 0) this.#forget(this.peers.first(idle, "rest"));
-    const peer = this.peers.add(context);
-    if (!peer) throw new Fault("limit", `${what()}: ${this.#options.maxPeers} other peers have mappings`);
-    return peer;
+    const most =
+      asked === "packet" ? Math.ceil(this.#options.maxPeers * packetPeers) : this.#options.maxPeers;
+    if (peers.count >= most) {
+      const unnamed = [...peers.all()].filter((each) => peers.length(each, "name") === 0);
+      const isFull = asked === "name" || unnamed.length >= most || peers.count >= this.#options.maxPeers;
+      const loser = isFull ? peers.idlest(unnamed, this.records.usedAt, now - times.idleMs) : undefined;
+      if (isFull && !loser) throw new Fault("limit", `${what()}: ${peers.count} other peers have mappings`);
+      // With its last record the peer goes, too.
+      while (loser && peers.firstOf(loser) !== 0) this.#forget(peers.firstOf(loser));
+    }
+    return peers.add(context)!;
   }
 
   /** Makes room in a peer's quota. @throws Fault "limit" */

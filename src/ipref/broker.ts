@@ -63,8 +63,8 @@ export type BrokerDrop =
 /** Owners of what agents publish begin so; no file and no user is named like that. */
 export const agentOwner = "dns:";
 
-/** As long as `ipref/gw` takes; its clients wait for 500 ms. */
-const answerMs = 359;
+/** Clients wait for 500 ms. A slow flash may take most of that to keep a new mapping. */
+const answerMs = 450;
 const maxWaiting = 64;
 /** How long a source outlives its agent. */
 export const sourceLifeMs = 14_400_000;

@@ -8,14 +8,11 @@
  */
 
 import type { Family } from "../lib/address.ts";
-import { fold, get16, get32, put16, put32, sumOf } from "./checksum.ts";
+import { fold, get16, get32, put16, put32, sumOf } from "../lib/checksum.ts";
+import { TCP, UDP } from "../lib/packet.ts";
 import { Drop } from "./drops.ts";
 
-export const ICMP = 1;
-export const TCP = 6;
-export const UDP = 17;
 export const DCCP = 33;
-export const ICMPV6 = 58;
 export const UDPLITE = 136;
 
 const HOP_BY_HOP = 0;

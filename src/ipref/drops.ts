@@ -42,6 +42,8 @@ export const dropNames = [
   "checksum",
   /** An error that would have been answered, but too many were. */
   "rate",
+  /** An error that would have been answered, but nobody has heard of its receiver, who may be made up. */
+  "unknown",
 ] as const;
 
 export type DropName = (typeof dropNames)[number];

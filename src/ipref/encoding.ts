@@ -21,9 +21,10 @@ import { staticBytes } from "./reference.ts";
 
 /** Fewer host bits than this would be used up by a handful of hosts. */
 const leastHostBits = 4;
+/** So often an address is drawn at random: in a net that is half full, in vain almost never. */
 const draws = 64;
-/** In a net that is so full that drawing fails, so many neighbours of a drawn address are tried. */
-const steps = 65_536;
+/** In a net that is so full that drawing fails, so many neighbours of a drawn address are tried; all of a small net. */
+const mostSteps = 65_536;
 
 export class EncodeNet {
   readonly prefix: Prefix;
@@ -37,6 +38,7 @@ export class EncodeNet {
   readonly #base: Uint8Array;
   /** Ones where the host part is. */
   readonly #mask: Uint8Array;
+  readonly #steps: number;
 
   /** @throws Fault "invalid" for a net that nobody can be encoded in. */
   constructor(prefix: Prefix) {
@@ -50,6 +52,7 @@ export class EncodeNet {
     if (!isUnicast || this.bytes * 8 - Number(length) < leastHostBits) {
       throw new Fault("invalid", `Cannot encode hosts in ${prefix}: it is no unicast net with room for them`);
     }
+    this.#steps = Math.min(mostSteps, 2 ** (this.bytes * 8 - Number(length)));
     this.#mask = this.#base.map((_, at) => 0xff & ~(0xff00 >> clamp(Number(length) - at * 8, 0, 8)));
     const gateway = this.#base.slice();
     gateway[this.bytes - 1]! |= 1;
@@ -98,7 +101,7 @@ export class EncodeNet {
       bytes = this.#place(random(this.bytes));
       if (fits(bytes)) return decodeAddress(bytes, 0, this.family);
     }
-    for (let tries = 0; tries < steps; tries++) {
+    for (let tries = 0; tries < this.#steps; tries++) {
       this.#step(bytes);
       if (fits(bytes)) return decodeAddress(bytes, 0, this.family);
     }

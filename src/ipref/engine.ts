@@ -12,7 +12,7 @@ import { type PacketMachine, Ready, Trouble, vnetLength } from "../system/packet
 import { Asking, type ToOwner, type ToThread } from "./asking.ts";
 import { Count, type Counts } from "./counts.ts";
 import { Inward, Outward, Paths } from "./forward.ts";
-import { Gateways } from "./gateways.ts";
+import { Gateways, type GatewaysMemory } from "./gateways.ts";
 import { Held } from "./held.ts";
 import { Incoming } from "./incoming.ts";
 import type { Lookup } from "./lookup.ts";
@@ -42,6 +42,8 @@ export interface EngineOptions {
   /** Of the mappings; `enter` and `leave` are called around each batch, between which its offsets hold. */
   readonly lookup: Lookup & { enter?(): void; leave?(): void };
   readonly counts: Counts;
+  /** What former threads have learned of gateways. */
+  readonly gateways: GatewaysMemory;
   /** Of gateways that were not heard yet. */
   readonly port: number;
   /** Who may make mappings by sending to us. */
@@ -83,7 +85,7 @@ export class Engine {
     this.gateways = new Gateways({
       family: settings.tunnelFamily,
       port: options.port,
-      seed: settings.firstId,
+      memory: options.gateways,
     });
     this.gateways.list(options.contexts);
     this.#paths = new Paths(settings.tunnelFamily, settings.tunnelMtuBytes);

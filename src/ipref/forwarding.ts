@@ -1,7 +1,7 @@
 /**
  * The owner's side of the data plane: opens the queues, keeps a thread at work on them, and answers what it asks.
  *
- * Keeps the TUN and the socket over deaths of the thread, and what it counted. A thread that dies is told as a fault
+ * Keeps the TUN and the socket over deaths of the thread, what it counted and what it knew of gateways. A thread that dies is told as a fault
  * and followed by another, at once the first time, then after pauses that double up to ten seconds. A TUN that
  * somebody removed is opened anew. Questions go to the mappings, which judge; each is answered once, whatever comes of
  * it, since the thread asks no more than a number of them at a time.
@@ -12,8 +12,10 @@ import { Fault } from "../lib/fault.ts";
 import type { Cancel, Clock, PacketQueue, Threads, WorkerThread } from "../system/system.ts";
 import type { ThreadData, ToOwner, ToThread, Wanted } from "./asking.ts";
 import { Counts } from "./counts.ts";
-import type { GatewayCounts } from "./gateways.ts";
+import { type GatewayCounts, type GatewaysMemory, gatewaysMemory } from "./gateways.ts";
+import { outerBytes } from "./header.ts";
 import type { Mappings } from "./mappings.ts";
+import { decodeReference } from "./reference.ts";
 import type { ForwardSettings } from "./settings.ts";
 
 export interface ForwardingOptions {
@@ -27,6 +29,8 @@ export interface ForwardingOptions {
   readonly peerPort: number;
   /** Context addresses of gateways that may make mappings by sending to us; "all": any. */
   readonly peers: readonly Address[] | "all";
+  /** What is known of gateways already. Default: nothing. */
+  readonly gateways?: GatewaysMemory;
   readonly mappings: Pick<Mappings, "openReader" | "closeReader" | "encodedFor" | "referenceFor">;
   /** The interface is there (again): it needs its addresses and routes. Packets move when it resolves. */
   onDevice?(name: string): Promise<void>;
@@ -41,8 +45,7 @@ const healthyMs = 60_000;
 /** The program's name in the list that the door gives to `runWorker`. */
 export const forwardingProgram = "ipref";
 
-/** Outer IP and UDP; the fixed part of a tunnel header and the shortest references; IP on the LAN. */
-const outerBytes = { 4: 28, 6: 48 } as const;
+/** The fixed part of a tunnel header and the shortest references; IP on the LAN. */
 const fixedBytes = 4 + 2 * 4;
 const contextBytes = { 4: 4, 6: 16 } as const;
 const innerBytes = { 4: 20, 6: 40 } as const;
@@ -70,6 +73,7 @@ export async function openForwarding(
 export class Forwarding {
   readonly counts: Counts;
   readonly #memory = Counts.memory();
+  readonly #gateways: GatewaysMemory;
   readonly #system: Threads & Clock;
   readonly #options: ForwardingOptions;
   #peers: readonly Address[] | "all";
@@ -89,6 +93,8 @@ export class Forwarding {
     this.#system = system;
     this.#options = options;
     this.#peers = options.peers;
+    const { tunnelFamily, firstId } = options.settings;
+    this.#gateways = options.gateways ?? gatewaysMemory(tunnelFamily, firstId);
     this.counts = new Counts(this.#memory);
   }
 
@@ -162,6 +168,7 @@ export class Forwarding {
     const table = mappings.openReader();
     const data: ThreadData = {
       ...{ settings, table, port: peerPort, counts: this.#memory, contexts: contextsOf(this.#peers) },
+      gateways: this.#gateways,
       joinsUdp: this.#tun!.joinsUdp,
     };
     let isGone = false;
@@ -226,7 +233,7 @@ export class Forwarding {
         await mappings.referenceFor(addressIn(wanted.address, settings.lanFamily));
       } else {
         const context = addressIn(wanted.context, settings.tunnelFamily);
-        await mappings.encodedFor(context, numberIn(wanted.reference), "packet");
+        await mappings.encodedFor(context, decodeReference(wanted.reference), "packet");
       }
       found = true;
     } catch (thrown) {
@@ -245,12 +252,6 @@ export class Forwarding {
 
 function addressIn(bytes: Uint8Array, family: Family): Address {
   return decodeAddress(bytes, 0, family);
-}
-
-function numberIn(bytes: Uint8Array): bigint {
-  let value = 0n;
-  for (const byte of bytes) value = (value << 8n) | BigInt(byte);
-  return value;
 }
 
 function contextsOf(peers: readonly Address[] | "all"): readonly Uint8Array[] | "all" {

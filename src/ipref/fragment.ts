@@ -7,7 +7,7 @@
  * and `age`, called every half minute or so, lets go of what waited for longer than one call's distance.
  */
 
-import { get16, put16 } from "./checksum.ts";
+import { get16, put16 } from "../lib/checksum.ts";
 import { longestHeaderBytes } from "./verdict.ts";
 
 /** A packet of 64 kB in pieces for the narrowest path that `Paths` believes in. */

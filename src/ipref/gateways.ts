@@ -6,9 +6,13 @@
  * the one unused for longest gives way, so that a flood of addresses costs neither memory nor time. One that gave way
  * is taken for new: it is sent to at the usual port until it is heard again. Whoever is listed by the owner is kept
  * in a table of its own. Two gateways behind one address share an entry, as they do in the protocol. With each go
- * its packets, counted as long as it is kept.
+ * its packets, counted as long as it is kept. All but the list is in memory that outlives the thread: the next one
+ * reaches peers behind NAT at the ports that they were last heard from.
+ *
+ *     clock (32) 0 (32) | of each entry: passed (4 × 64) … | used (32) … | port (16) … | flags (8) … | address …
  */
 
+import { hostIsLittle } from "../lib/endian.ts";
 import type { Peers } from "./settings.ts";
 
 const ways = 8;
@@ -19,17 +23,28 @@ const inet6 = 10;
 const nameBytes = { 4: 16, 6: 28 } as const;
 const Flag = { sentTo: 1, heard: 2 } as const;
 
-/** Socket addresses carry their family in the machine's own byte order. */
-const little = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+/** What is kept of gateways, for one thread at a time. */
+export interface GatewaysMemory {
+  readonly buffer: SharedArrayBuffer;
+  /** Of the hash; nobody else knows it. */
+  readonly seed: number;
+}
 
 export interface GatewaysOptions {
   readonly family: 4 | 6;
   /** Where a peer is sent to before it was heard. */
   readonly port: number;
-  /** Nobody else knows it. */
-  readonly seed: number;
-  /** How many sets of eight. Default 512. */
-  readonly sets?: number;
+  /** Made for the same family. */
+  readonly memory: GatewaysMemory;
+}
+
+/** Memory in which no gateway is known yet. @param sets of eight. */
+export function gatewaysMemory(family: 4 | 6, seed: number, sets = defaultSets): GatewaysMemory {
+  return { buffer: new SharedArrayBuffer(headBytes + sets * ways * entryBytes(family)), seed };
+}
+
+function entryBytes(family: 4 | 6): number {
+  return passedLength * 8 + 4 + 2 + 1 + (family === 4 ? 4 : 16);
 }
 
 /** What passed from and to a gateway since it is known, and the port that it is sent to. */
@@ -45,6 +60,7 @@ export interface GatewayCounts {
 /** Of each gateway, by place. */
 const Passed = { packetsIn: 0, bytesIn: 1, packetsOut: 2, bytesOut: 3 } as const;
 const passedLength = 4;
+const headBytes = 8;
 
 export class Gateways implements Peers {
   /** Bytes of each socket address, and where in it the address begins. */
@@ -60,31 +76,36 @@ export class Gateways implements Peers {
   readonly #addresses: Uint8Array;
   readonly #ports: Uint16Array;
   readonly #flags: Uint8Array;
-  /** When each was last used, in calls. */
+  /** Calls so far, and when each was last used, in calls. */
+  readonly #clock: Uint32Array;
   readonly #used: Uint32Array;
   readonly #passed: Float64Array;
   /** The entries last heard from, and last sent to. */
   #heardFrom = 0;
   #sentTo = 0;
-  #clock = 0;
   #listed = new Set<string>();
   #open = false;
 
   constructor(options: GatewaysOptions) {
-    const { family, port, seed, sets = defaultSets } = options;
+    const { family, port, memory } = options;
+    const { buffer, seed } = memory;
     this.#family = family;
     this.#addressBytes = family === 4 ? 4 : 16;
     this.nameBytes = nameBytes[family];
     this.addressAt = family === 4 ? 4 : 8;
     this.#port = port;
     this.#seed = seed | 0;
-    this.#sets = sets;
-    const entries = sets * ways;
-    this.#addresses = new Uint8Array(entries * this.#addressBytes);
-    this.#ports = new Uint16Array(entries);
-    this.#flags = new Uint8Array(entries);
-    this.#used = new Uint32Array(entries);
-    this.#passed = new Float64Array(entries * passedLength);
+    const entries = (buffer.byteLength - headBytes) / entryBytes(family);
+    this.#sets = entries / ways;
+    if (!Number.isInteger(this.#sets)) {
+      throw new RangeError("Cannot keep gateways: the memory has another size");
+    }
+    this.#clock = new Uint32Array(buffer, 0, 1);
+    this.#passed = new Float64Array(buffer, headBytes, entries * passedLength);
+    this.#used = new Uint32Array(buffer, headBytes + this.#passed.byteLength, entries);
+    this.#ports = new Uint16Array(buffer, this.#used.byteOffset + this.#used.byteLength, entries);
+    this.#flags = new Uint8Array(buffer, this.#ports.byteOffset + this.#ports.byteLength, entries);
+    this.#addresses = new Uint8Array(buffer, this.#flags.byteOffset + entries, entries * this.#addressBytes);
   }
 
   /** Who may make mappings besides those that we have sent to; "all": everybody. */
@@ -99,7 +120,11 @@ export class Gateways implements Peers {
     if (this.#open) return true;
     const entry = this.#find(bytes, offset);
     if (entry >= 0 && (this.#flags[entry]! & Flag.sentTo) !== 0) return true;
-    return this.#listed.size > 0 && this.#listed.has(keyOf(bytes, offset, this.#addressBytes));
+    return this.#isListed(bytes, offset);
+  }
+
+  knows(bytes: Uint8Array, offset: number): boolean {
+    return this.#find(bytes, offset) >= 0 || this.#isListed(bytes, offset);
   }
 
   /** Writes where to send to a context address as a socket address; from now on it is one that we have sent to. */
@@ -161,10 +186,14 @@ export class Gateways implements Peers {
     return entry < 0 ? this.#port : this.#ports[entry]!;
   }
 
+  #isListed(bytes: Uint8Array, offset: number): boolean {
+    return this.#listed.size > 0 && this.#listed.has(keyOf(bytes, offset, this.#addressBytes));
+  }
+
   #write(names: Uint8Array, at: number, to: { bytes: Uint8Array; offset: number; port: number }): void {
     const family = this.#family === 4 ? inet : inet6;
     names.fill(0, at, at + this.nameBytes);
-    names[at + (little ? 0 : 1)] = family;
+    names[at + (hostIsLittle ? 0 : 1)] = family;
     names[at + 2] = to.port >> 8;
     names[at + 3] = to.port;
     for (let index = 0; index < this.#addressBytes; index++) {
@@ -199,7 +228,8 @@ export class Gateways implements Peers {
 
   /** The entry of an address, used now; a new one in the place of the oldest of its set. */
   #take(bytes: Uint8Array, offset: number): number {
-    this.#clock = (this.#clock + 1) >>> 0;
+    // Counts on where it turned over.
+    const now = ++this.#clock[0]! >>> 0;
     const set = this.#setOf(bytes, offset);
     let oldest = set;
     for (let entry = set; entry < set + ways; entry++) {
@@ -208,20 +238,20 @@ export class Gateways implements Peers {
         break;
       }
       if (this.#is(entry, bytes, offset)) {
-        this.#used[entry] = this.#clock;
+        this.#used[entry] = now;
         return entry;
       }
       // Ages, not instants: the clock turns over.
-      if ((this.#clock - this.#used[entry]!) >>> 0 > (this.#clock - this.#used[oldest]!) >>> 0)
-        oldest = entry;
+      if ((now - this.#used[entry]!) >>> 0 > (now - this.#used[oldest]!) >>> 0) oldest = entry;
     }
+    // A thread may be ended at any time: half a new entry is none.
+    this.#flags[oldest] = 0;
     const at = oldest * this.#addressBytes;
     for (let index = 0; index < this.#addressBytes; index++)
       this.#addresses[at + index] = bytes[offset + index]!;
-    this.#flags[oldest] = 0;
     this.#passed.fill(0, oldest * passedLength, (oldest + 1) * passedLength);
     this.#ports[oldest] = this.#port;
-    this.#used[oldest] = this.#clock;
+    this.#used[oldest] = now;
     this.version++;
     return oldest;
   }

@@ -18,11 +18,14 @@
  */
 
 import type { Family } from "../lib/address.ts";
-import { get16, get32, put16, put32 } from "./checksum.ts";
+import { get16, get32, put16, put32 } from "../lib/checksum.ts";
 import type { Span } from "./datagram.ts";
 import { Drop } from "./drops.ts";
 
 const version = 1;
+
+/** What is in front of it: UDP and the outer IP header, by the tunnel's IP version. */
+export const outerBytes = { 4: 28, 6: 48 } as const;
 
 /** A header's fields. One is made per forwarder and used again and again; bytes are pointed at, not copied. */
 export class Header {

@@ -16,8 +16,9 @@
  */
 
 import type { Family } from "../lib/address.ts";
-import { adjusted, fold, get16, put16, put32, sumOf } from "./checksum.ts";
-import { type Datagram, Envelope, ICMP, ICMPV6, writeEnvelope } from "./datagram.ts";
+import { adjusted, fold, get16, put16, put32, sumOf } from "../lib/checksum.ts";
+import { ICMP, ICMPV6 } from "../lib/packet.ts";
+import { type Datagram, Envelope, writeEnvelope } from "./datagram.ts";
 import type { Ends } from "./ends.ts";
 import { encodeHeader, Header } from "./header.ts";
 import { Field } from "./lookup.ts";

@@ -9,6 +9,7 @@
  * rewritten where it lies.
  */
 
+import { UDP } from "../lib/packet.ts";
 import {
   batchLength,
   nameLength,
@@ -26,7 +27,6 @@ import { mostSegments, type Outbox } from "./outbox.ts";
 import { type Shared, slots, strideBytes, Wire, wireStrideBytes } from "./shared.ts";
 
 const truncated = 0x20;
-const UDP = 17;
 /** A joined packet, as long as one can be, behind the headers that it gets. */
 const joinedBytes = 65_535 + 128;
 /** Slots read at a time while joined messages come, which fill the processor's cache. */
@@ -170,7 +170,8 @@ export class Incoming {
     const [row, other] = [index * rowLength, next * rowLength];
     const length = rows[other + Row.length]!;
     const own = rows[other + Row.segment]! || length;
-    if (length === 0 || (own !== segment && length > segment)) return false;
+    // Packets of another length may only be the end: one alone, and a shorter one.
+    if (length === 0 || (own !== segment && (length > segment || own < length))) return false;
     if (rows[other + Row.name] !== rows[row + Row.name] || (rows[other + Row.flags]! & truncated) !== 0)
       return false;
     const names = this.#names;

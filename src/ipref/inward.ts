@@ -7,23 +7,13 @@
  * hosts until their last has come, and nothing else.
  */
 
-import { adjusted, fold, get16, put16, sumOf } from "./checksum.ts";
-import {
-  checksumAt,
-  Envelope,
-  ICMP,
-  ICMPV6,
-  isExtension,
-  Kind,
-  kindOf,
-  TCP,
-  UDP,
-  writeEnvelope,
-} from "./datagram.ts";
+import { adjusted, fold, get16, put16, sumOf } from "../lib/checksum.ts";
+import { ICMP, ICMPV6, TCP, UDP } from "../lib/packet.ts";
+import { checksumAt, Envelope, isExtension, Kind, kindOf, writeEnvelope } from "./datagram.ts";
 import { Drop, dropNames } from "./drops.ts";
 import { Ends, OWN } from "./ends.ts";
 import { Pieces, Totals } from "./fragment.ts";
-import { decodeHeader, Header } from "./header.ts";
+import { decodeHeader, Header, outerBytes } from "./header.ts";
 import { Complaints, fromTunnel, isEcho, Told } from "./icmp.ts";
 import { Field, type Lookup } from "./lookup.ts";
 import type { Paths } from "./paths.ts";
@@ -181,6 +171,7 @@ export class Inward {
     if (illegal >= 0) return this.#drop(illegal);
 
     const their = ends.theirByReference(header.source, header.sourceAt, header.sourceReference);
+    this.#their = their;
     if (their === -1 && !this.#peers.allows(header.source, header.sourceAt)) return this.#drop(Drop.refused);
     const ours = ends.oursByReference(header.destinationReference);
     if (ours === -1) return this.#refuse(arena, Drop.unmapped, Told.net);
@@ -198,7 +189,6 @@ export class Inward {
     ends.touch(ours);
     ends.touch(their);
     this.#ours = ours;
-    this.#their = their;
     this.#writeEnvelope(this.#bodyBytes || this.#transportBytes);
     if (this.#bodyBytes === 0) this.#fit(arena);
     return Verdict.send;
@@ -343,7 +333,7 @@ export class Inward {
   /** Lowers the MSS of a SYN to what fits the way back, whose header is as long as this one. */
   #clamp(arena: Uint8Array): void {
     const header = this.#header;
-    const overhead = header.family === 4 ? 28 : 48;
+    const overhead = outerBytes[this.#settings.tunnelFamily];
     const room = this.#paths.mtuOf(header.source, header.sourceAt) - overhead;
     const most = room - header.length - 20;
     clampMss(arena, { at: this.#transportAt, length: this.#transportBytes, most, begun: false });
@@ -443,17 +433,19 @@ export class Inward {
   #refuse(arena: Uint8Array, reason: number, told: number): Verdict {
     this.#drop(reason);
     const error = this.#told >= 0 && !isEcho(this.#told);
-    if (error || this.#header.fragmentOffset > 0) return Verdict.drop;
+    const header = this.#header;
+    if (error || header.fragmentOffset > 0) return Verdict.drop;
+    if (this.#their === -1 && !this.#peers.knows(header.source, header.sourceAt)) {
+      this.counts[Drop.unknown]!++;
+      return Verdict.drop;
+    }
     if (this.tokens < 1) {
       this.counts[Drop.rate]!++;
       return Verdict.drop;
     }
     this.tokens--;
     const { at, length } = this.#span;
-    this.answerLength = this.#complaints.toTunnel(
-      { kind: told, rest: 0, bytes: arena, at, length },
-      this.#header,
-    );
+    this.answerLength = this.#complaints.toTunnel({ kind: told, rest: 0, bytes: arena, at, length }, header);
     return Verdict.answer;
   }
 

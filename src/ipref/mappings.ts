@@ -39,6 +39,8 @@ export interface MappingsOptions {
   readonly maxPeers?: number;
   /** Local hosts with a drawn reference. Default 8,192. */
   readonly maxLocals?: number;
+  /** Told who was asked for by name, before the asker has its answer. */
+  onNamed?(context: Address): void;
   /** Told the first fault of a row that nobody waits for, and `undefined` when all is on disk again. */
   onFault?(fault: Fault | undefined): void;
 }
@@ -149,6 +151,7 @@ export class Mappings {
    */
   async encodedFor(context: Address, reference: bigint, asked: Asker = "name"): Promise<Address> {
     const { record } = await this.#ready((now) => this.#book.askTheirs(context, reference, { asked, now }));
+    if (asked === "name") this.#options.onNamed?.(context);
     return this.#book.records.addressOf(record);
   }
 
@@ -266,7 +269,8 @@ export class Mappings {
     const refusals = await this.#setUser([...before, record]);
     const refusal = refusals.find((each) => each.record === record);
     if (!refusal) return;
-    await this.#setUser(before);
+    // Others may have been added while the disk was waited for.
+    await this.#setUser(this.#sources.recordsOf(userOwner).filter((each) => each !== record));
     throw new Fault("conflict", `Cannot add mapping: ${refusal.why}`);
   }
 

@@ -57,6 +57,12 @@ export class Outbox {
     return this.now >= this.#apartUntil;
   }
 
+  /** How many bytes of segments of one length a message may have now. */
+  most(segment: number): number {
+    if (!this.joins) return segment;
+    return Math.max(1, Math.min(mostSegments, Math.floor(mostBytes / segment))) * segment;
+  }
+
   /** Where the name of the next message goes. */
   get nameAt(): number {
     return this.count * nameLength;
@@ -86,6 +92,25 @@ export class Outbox {
     this.add(offset, length, how.nameBytes);
     if (length > how.segment) this.#rows[(this.count - 1) * rowLength + Row.segment] = how.segment;
     this.#open = false;
+  }
+
+  /**
+   * Adds segments that lie right behind the last message to it, as many as it may have: they have its receiver.
+   *
+   * @returns how many bytes were added; 0 if the last message has segments of another length, or a short one at its end.
+   */
+  extend(offset: number, length: number, segment: number): number {
+    const at = (this.count - 1) * rowLength;
+    const rows = this.#rows;
+    const total = rows[at + Row.length]!;
+    if ((rows[at + Row.segment] || total) !== segment || total % segment !== 0) return 0;
+    if (rows[at + Row.offset]! + total !== offset) return 0;
+    const taken = Math.min(length, this.most(segment) - total);
+    if (taken <= 0) return 0;
+    rows[at + Row.length] = total + taken;
+    rows[at + Row.segment] = segment;
+    this.#open = false;
+    return taken;
   }
 
   /**

@@ -10,6 +10,7 @@
  *             0          128    138             stride
  */
 
+import { hostIsLittle } from "../lib/endian.ts";
 import {
   batchLength,
   type PacketMachine,
@@ -24,7 +25,7 @@ import {
 import { keyOf } from "./asking.ts";
 import { Count } from "./counts.ts";
 import { headroomBytes, type Outward, Verdict } from "./forward.ts";
-import { mostBytes, mostSegments, type Outbox } from "./outbox.ts";
+import type { Outbox } from "./outbox.ts";
 import { type Shared, slots, strideBytes, Tun } from "./shared.ts";
 
 /** Room for a super-packet in segments; one with segments so small that they need more is not sent. */
@@ -37,10 +38,8 @@ const sumBytes = 256;
 const fewSlots = 3;
 
 /** Numbers of a vnet header are in the machine's own byte order. */
-const little = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
-
-function get16(bytes: Uint8Array, at: number): number {
-  const [low, high] = little ? [at, at + 1] : [at + 1, at];
+function hostGet16(bytes: Uint8Array, at: number): number {
+  const [low, high] = hostIsLittle ? [at, at + 1] : [at + 1, at];
   return bytes[low]! | (bytes[high]! << 8);
 }
 
@@ -73,7 +72,7 @@ export class Outgoing {
     this.#few = this.#many.subarray(0, fewSlots * strideBytes);
   }
 
-  /** Moves a batch. @returns how many packets the TUN gave, and whether there may be more. */
+  /** Moves a batch. @returns whether there may be more. */
   turn(): boolean {
     const arena = this.#supers ? this.#few : this.#many;
     const count = this.#machine.receive(Tun, arena, strideBytes, this.#noNames, this.#rows);
@@ -115,7 +114,7 @@ export class Outgoing {
     if (isSuper || (partial && size > sumBytes)) {
       if (isSuper) {
         this.#supers = true;
-        forward.gsoBytes = get16(arena, at + Vnet.segmentBytes);
+        forward.gsoBytes = hostGet16(arena, at + Vnet.segmentBytes);
       }
       verdict = forward.decide(arena, offset, size);
       if (verdict === Verdict.send) {
@@ -206,10 +205,10 @@ export class Outgoing {
     // What all segments have more than the packet: a frame each, and a transport header each but for one.
     const header = (written - transportLength - count * frame.length) / (count - 1);
     const segment = frame.length + header + segmentBytes;
-    const share = outbox.joins
-      ? Math.max(1, Math.min(mostSegments, Math.floor(mostBytes / segment))) * segment
-      : segment;
-    for (let from = 0; from < written; from += share) {
+    const share = outbox.most(segment);
+    // Super-packets of one stream lie behind each other: as many segments as possible share a message.
+    let from = this.#address(this.#wire) ? outbox.extend(at, written, segment) : 0;
+    for (; from < written; from += share) {
       if (this.#address(this.#wire)) outbox.repeatName(gateways.nameBytes);
       outbox.addSegments(at + from, Math.min(share, written - from), {
         segment,

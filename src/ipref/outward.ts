@@ -6,23 +6,13 @@
  * made anew, and a damaged packet stays damaged.
  */
 
-import { adjusted, fold, get16, put16, sumOf } from "./checksum.ts";
-import {
-  checksumAt,
-  Datagram,
-  ICMP,
-  ICMPV6,
-  isExtension,
-  Kind,
-  kindOf,
-  readDatagram,
-  TCP,
-  UDP,
-} from "./datagram.ts";
+import { adjusted, fold, get16, put16, sumOf } from "../lib/checksum.ts";
+import { ICMP, ICMPV6, TCP, UDP } from "../lib/packet.ts";
+import { checksumAt, Datagram, isExtension, Kind, kindOf, readDatagram } from "./datagram.ts";
 import { Drop, dropNames } from "./drops.ts";
 import { Ends, OWN } from "./ends.ts";
 import { Pieces, Totals } from "./fragment.ts";
-import { encodeHeader, Header } from "./header.ts";
+import { encodeHeader, Header, outerBytes } from "./header.ts";
 import { Complaints, fromTunnel, isEcho, Told, toTunnel } from "./icmp.ts";
 import { Field, type Lookup } from "./lookup.ts";
 import type { Paths } from "./paths.ts";
@@ -31,9 +21,6 @@ import type { ForwardSettings } from "./settings.ts";
 import { clampMss, transportBytesOf, transportHeaderBytes } from "./transport.ts";
 import { longestHeaderBytes, Verdict } from "./verdict.ts";
 
-/** UDP and the outer IP header. */
-const overheadFour = 28;
-const overheadSix = 48;
 const leastSix = 1280;
 
 /** What an `Outward` is made of. */
@@ -116,7 +103,7 @@ export class Outward {
     this.#ends = new Ends(lookup, settings);
     this.#complaints = new Complaints(this.#ends, families);
     this.#quotes = new Quotes(this.#ends, families);
-    this.#overhead = settings.tunnelFamily === 4 ? overheadFour : overheadSix;
+    this.#overhead = outerBytes[settings.tunnelFamily];
     this.#header.family = settings.tunnelFamily;
     this.#id = settings.firstId;
     this.counts = counts ?? new Float64Array(dropNames.length);

@@ -41,6 +41,11 @@ export class Peers {
     this.#lists = new Lists(highestRecord, (maxPeers + 1) * order.length);
   }
 
+  /** How many there are, the local hosts apart. */
+  get count(): number {
+    return this.#byContext.size;
+  }
+
   all(): IterableIterator<Peer> {
     return this.#byContext.values();
   }
@@ -87,6 +92,11 @@ export class Peers {
     return this.#lists.first(listOf(peer, where));
   }
 
+  /** Any record of a peer; 0: it has none. */
+  firstOf(peer: Peer): number {
+    return this.first(peer, "rest") || this.first(peer, "packet") || this.first(peer, "name");
+  }
+
   last(peer: Peer, where: Where): number {
     return this.#lists.last(listOf(peer, where));
   }
@@ -104,6 +114,23 @@ export class Peers {
       if (length > most) [best, most] = [peer, length];
     }
     return best;
+  }
+
+  /**
+   * Who of peers without names can go: one that has nothing but what rests, else who was idle for longest.
+   *
+   * @param usedAt of each record.
+   * @param sinceAt whoever was used later stays.
+   */
+  idlest(unnamed: readonly Peer[], usedAt: Float64Array, sinceAt: number): Peer | undefined {
+    let idlest: Peer | undefined;
+    let idleAt = sinceAt;
+    for (const peer of unnamed) {
+      const last = this.last(peer, "packet");
+      if (last === 0) return peer;
+      if (usedAt[last]! <= idleAt) [idlest, idleAt] = [peer, usedAt[last]!];
+    }
+    return idlest;
   }
 
   /** Whether packets of a peer may make one more mapping now; it counts. */

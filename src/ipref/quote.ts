@@ -8,18 +8,9 @@
  */
 
 import type { Family } from "../lib/address.ts";
-import { adjusted, fold, get16, put16, sumOf } from "./checksum.ts";
-import {
-  checksumAt,
-  Datagram,
-  Envelope,
-  ICMP,
-  ICMPV6,
-  isExtension,
-  readDatagram,
-  UDP,
-  writeEnvelope,
-} from "./datagram.ts";
+import { adjusted, fold, get16, put16, sumOf } from "../lib/checksum.ts";
+import { ICMP, ICMPV6, UDP } from "../lib/packet.ts";
+import { checksumAt, Datagram, Envelope, isExtension, readDatagram, writeEnvelope } from "./datagram.ts";
 import type { Ends } from "./ends.ts";
 import { decodeHeader, encodeHeader, Header } from "./header.ts";
 import { fromTunnel, isEcho, mostQuoted, plateauBelow, quotedBytes, Told, toTunnel } from "./icmp.ts";

@@ -11,9 +11,6 @@ import type { Bounds } from "../lib/address.ts";
 export const referenceBytes = 16;
 export const maxReference = (1n << 128n) - 1n;
 
-/** Those below are never given out by the gateway itself; 1 is by convention the gateway. */
-export const leastDynamicReference = 256n;
-
 /** The second-lowest byte of a reference tells who gave it: below this somebody wrote it down, else the gateway drew it. */
 export const staticBytes = 16;
 

@@ -11,6 +11,9 @@
  *     what comes out is thrown away         ◀──        ◀──       both ends swapped, whose checksums don't cover them
  */
 
+import { put16 } from "../lib/checksum.ts";
+import { hostIsLittle } from "../lib/endian.ts";
+import { ICMP, ICMPV6, TCP, UDP } from "../lib/packet.ts";
 import {
   batchLength,
   nameLength,
@@ -23,10 +26,10 @@ import {
   vnetLength,
   vnetNeedsChecksum,
 } from "../system/packets.ts";
-import { put16 } from "./checksum.ts";
 import { Counts } from "./counts.ts";
-import { Envelope, ICMP, ICMPV6, TCP, UDP, writeEnvelope } from "./datagram.ts";
+import { Envelope, writeEnvelope } from "./datagram.ts";
 import { Engine } from "./engine.ts";
+import { gatewaysMemory } from "./gateways.ts";
 import type { ForwardSettings } from "./settings.ts";
 import { Tun } from "./shared.ts";
 import { State, TableReader, TableWriter } from "./table.ts";
@@ -36,8 +39,6 @@ const turns = 3_000;
 const longestMs = 60_000;
 const port = 1_045;
 const segmentBytes = 1_000;
-/** Numbers of a vnet header are in the machine's own byte order. */
-const little = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
 /** What the TUN gives, turn by turn: u UDP, t TCP, e echo, s super-packet. */
 const program = ["u", "e", "t", "uu", "s", "tt", "sss", "t", "s", "st", "uuuuuutt", "e"] as const;
@@ -63,6 +64,7 @@ export class Rehearsal {
     this.#table = tableOf(settings);
     this.#engine = new Engine({
       ...{ settings, joinsUdp, port },
+      gateways: gatewaysMemory(settings.tunnelFamily, settings.firstId, 1),
       machine: new Stage(machine, settings),
       lookup: new TableReader(this.#table.open()),
       counts: this.counts,
@@ -235,8 +237,9 @@ function packetOf(
   packet[Vnet.flags] = protocol === TCP || protocol === UDP ? vnetNeedsChecksum : 0;
   if (isSuper) {
     packet[Vnet.kind] = settings.lanFamily === 4 ? 1 : 4;
-    packet[Vnet.segmentBytes + (little ? 0 : 1)] = segmentBytes & 0xff;
-    packet[Vnet.segmentBytes + (little ? 1 : 0)] = segmentBytes >> 8;
+    // In the machine's own byte order, as the kernel has it.
+    packet[Vnet.segmentBytes + (hostIsLittle ? 0 : 1)] = segmentBytes & 0xff;
+    packet[Vnet.segmentBytes + (hostIsLittle ? 1 : 0)] = segmentBytes >> 8;
   }
   return packet.subarray(0, vnetLength + header + transport.length);
 }

@@ -95,7 +95,7 @@ export class Resolver {
     return this.#known.size;
   }
 
-  /** Never rejects but for our own errors. */
+  /** A fault becomes the answer that says so. @throws SyntaxError for a name that is none: no decoded query has one. */
   async answer(query: DnsQuery): Promise<Outcome> {
     const { name, type } = query.question;
     const zone = this.#zoneOf(name);

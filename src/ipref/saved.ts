@@ -48,14 +48,18 @@ export interface SavedLines {
   eachMapping(visit: (line: MappingLine) => void): void;
 }
 
-/** The files of `mappings.json` and `mappings.d`. A line that is no mapping or source is a SyntaxError. */
-export const savedFormat: JournalFormat<SavedLines> = {
-  ...{ name: "mappings", version: 1, list: "lines" },
-  open: openLines,
-};
-
 const maxLines = 1 << 20;
 const maxLineLength = 160;
+/** What JSON puts around a line: blanks, quotes, comma, line end. */
+const aroundLine = 10;
+/** What is written down is mappings, too, which are counted once more as such. */
+const maxBytes = 2 * maxLines * (maxLineLength + aroundLine);
+
+/** The files of `mappings.json` and `mappings.d`. A line that is no mapping or source is a SyntaxError. */
+export const savedFormat: JournalFormat<SavedLines> = {
+  ...{ name: "mappings", version: 1, list: "lines", maxBytes },
+  open: openLines,
+};
 
 export function renderMapping(mapping: SavedMapping): string {
   const { kind, address, context, reference, rests, untilAt, byName } = mapping;

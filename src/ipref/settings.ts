@@ -2,7 +2,8 @@
  * What the forwarders are told once: plain data that the control plane prepares and hands to the forwarding thread.
  *
  * Addresses are bytes in network order, 4 or 16 of them as the family says. A change of settings makes new
- * forwarders; they keep nothing that matters for longer than a second.
+ * forwarders. What was learned of gateways lies in memory that outlives them (gateways.ts); what they keep besides
+ * matters for seconds only, or is soon learned again.
  */
 
 import type { Family } from "../lib/address.ts";
@@ -39,8 +40,13 @@ export interface ForwardSettings {
   readonly firstId: number;
 }
 
-/** Who may make mappings by sending to us: peers listed, in the hosts file, or sent to before. */
+/**
+ * Who may make mappings by sending to us: peers listed, in the hosts file, or sent to before.
+ *
+ * Of both: a context address (of the tunnel's family) lies at `offset`. Cheap; called for unknown sources only.
+ */
 export interface Peers {
-  /** @param bytes a context address (of the tunnel's family) lies at `offset`. Cheap; called for unknown sources only. */
   allows(bytes: Uint8Array, offset: number): boolean;
+  /** Whether it is listed, or was sent to or heard: others are told no errors, since these are longer than packets. */
+  knows(bytes: Uint8Array, offset: number): boolean;
 }

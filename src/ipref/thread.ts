@@ -14,9 +14,9 @@ import { TableReader } from "./table.ts";
 const rehearseEveryMs = 1;
 
 export function forwardPackets(machine: WorkerMachine): void {
-  const { settings, table, counts, port, contexts, joinsUdp } = machine.data as ThreadData;
+  const { settings, table, counts, gateways, port, contexts, joinsUdp } = machine.data as ThreadData;
   const engine = new Engine({
-    ...{ machine, settings, port, contexts, joinsUdp },
+    ...{ machine, settings, gateways, port, contexts, joinsUdp },
     lookup: new TableReader(table),
     counts: new Counts(counts),
     post: (message) => machine.post(message),

@@ -8,7 +8,8 @@
  *
  * Kept by source: when something held last, and what is wrong since. The mappings keep the records. A source whose
  * servers fail, disagree or no longer have the zone stays as it is for a while and then ends; one that is no longer
- * named ends at once.
+ * named ends at once. While nobody says which address a name has, a source stays as it is, too; a name of which that
+ * is so time and again is left out, so that one dead name doesn't take the others with it.
  */
 
 import type { DnsClient } from "../dns/dns.ts";
@@ -70,7 +71,7 @@ export interface ImportSource {
 export interface TransferParts {
   readonly client: Pick<DnsClient, "transfer">;
   readonly door: SourceDoor;
-  /** The first address of a name in an IP version; undefined if it has none. */
+  /** The first address of a name in an IP version; undefined if it has none. @throws Fault if nobody says now */
   resolve(name: string, family: Family): Promise<Address | undefined>;
   onTrouble?(line: string): void;
 }
@@ -99,6 +100,8 @@ export const importOwner = "axfr:";
 const firstMs = 5_000;
 /** After a failure, doubled up to the interval. */
 const retryMs = 60_000;
+/** So many tries in a row end where nobody says which address a name has; then such names are left out. */
+const patience = 5;
 /** Names that are resolved at a time. */
 const parallel = 16;
 /** Of one zone. */
@@ -111,9 +114,13 @@ interface Import {
   /** Since when nothing new held. */
   failingSince: number;
   retryMs: number;
+  /** Tries in a row that failed. */
+  failures: number;
   trouble: string | undefined;
   cancel: Cancel;
 }
+
+type Resolve = (name: string, family: Family) => Promise<Address | undefined>;
 
 /** A record of ours with its context: by it servers agree. */
 type Published = StaticRecord & { readonly context: Address };
@@ -144,7 +151,7 @@ export class Imports {
       const source = { local, public: zone, servers: given.servers };
       const owner = `${importOwner}${local}:${zone}`;
       const each: Import = {
-        ...{ source, owner, failingSince, retryMs },
+        ...{ source, owner, failingSince, retryMs, failures: 0 },
         ...{ heldAt: undefined, trouble: undefined, cancel: () => {} },
       };
       each.cancel = system.after(firstMs, () => this.#run(each));
@@ -183,8 +190,10 @@ export class Imports {
       each.heldAt = this.#system.now();
       each.failingSince = each.heldAt;
       each.retryMs = retryMs;
+      each.failures = 0;
       each.trouble = undefined;
     } catch (thrown) {
+      each.failures++;
       this.#failed(each, messageOf(thrown));
     }
     if (this.#closed) return;
@@ -197,13 +206,13 @@ export class Imports {
   }
 
   /** @throws Error that says why nothing new holds. */
-  async #import({ owner, source }: Import): Promise<void> {
-    const known = new Map<string, Promise<Address | undefined>>();
+  async #import({ owner, source, failures }: Import): Promise<void> {
+    const resolve = this.#resolver(failures >= patience);
     const asked = await Promise.all(
       source.servers.map(async (server) => {
         try {
           const records = await this.#parts.client.transfer(source.public, server, { maxRecords });
-          return await this.#publishedIn(records, source, known);
+          return await this.#publishedIn(records, source, resolve);
         } catch (thrown) {
           return messageOf(thrown);
         }
@@ -227,18 +236,32 @@ export class Imports {
       .catch((thrown) => this.#parts.onTrouble?.(`Cannot end mappings of ${owner}: ${messageOf(thrown)}`));
   }
 
-  /** The hosts that a zone publishes; those that cannot be found are left out. Of two with one address the first. */
-  async #publishedIn(
-    records: readonly DnsRecord[],
-    source: ImportSource,
-    known: Map<string, Promise<Address | undefined>>,
-  ): Promise<Published[]> {
-    const resolve = (name: string, family: Family): Promise<Address | undefined> => {
+  /** Asks for each name once. @param leaves whether a name of which nobody says anything has no address. */
+  #resolver(leaves: boolean): Resolve {
+    const known = new Map<string, Promise<Address | undefined>>();
+    return (name, family) => {
       const key = `${family} ${name}`;
-      const found = known.get(key) ?? this.#parts.resolve(name, family).catch(() => undefined);
+      const found =
+        known.get(key) ??
+        this.#parts.resolve(name, family).catch((thrown) => {
+          if (leaves || thrown instanceof SyntaxError) return undefined;
+          throw thrown;
+        });
       known.set(key, found);
       return found;
     };
+  }
+
+  /**
+   * The hosts that a zone publishes; those that have no address are left out. Of two with one address the first.
+   *
+   * @throws Fault of `resolve`.
+   */
+  async #publishedIn(
+    records: readonly DnsRecord[],
+    source: ImportSource,
+    resolve: Resolve,
+  ): Promise<Published[]> {
     const { lan, tunnel } = this.#options.families;
     const wanted = records.flatMap((record) => {
       const host = localNameOf(record, source);

@@ -2,8 +2,8 @@
  * What the forwarders know of transport headers: how long they are, and the one option that they change.
  */
 
-import { adjusted, get16, put16 } from "./checksum.ts";
-import { TCP, UDP } from "./datagram.ts";
+import { adjusted, get16, put16 } from "../lib/checksum.ts";
+import { TCP, UDP } from "../lib/packet.ts";
 
 /** The shortest header of a protocol; 0 where nothing is known. */
 export function transportHeaderBytes(protocol: number): number {

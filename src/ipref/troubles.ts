@@ -7,10 +7,11 @@
  * Errors of the network quote what they like: a quote that has no whole header is learned from and not answered.
  */
 
+import { fold, put16, sumOf } from "../lib/checksum.ts";
+import { ICMP } from "../lib/packet.ts";
 import { ErrorRow, nameLength, rowLength } from "../system/packets.ts";
-import { fold, put16, sumOf } from "./checksum.ts";
 import { Count } from "./counts.ts";
-import { decodeHeader, encodeHeader, Header } from "./header.ts";
+import { decodeHeader, encodeHeader, Header, outerBytes } from "./header.ts";
 import type { Paths } from "./paths.ts";
 import type { ForwardSettings } from "./settings.ts";
 import { type Shared, Wire } from "./shared.ts";
@@ -20,12 +21,9 @@ const errorBytes = 1_280;
 const mostQuoted = 520;
 const longestHeader = 76;
 const icmpHeaderBytes = 8;
-const ICMP = 1;
 const [host, tooLong] = [1, 4];
 /** SO_EE_ORIGIN_LOCAL, _ICMP, _ICMP6. */
 const Origin = { local: 1, icmp: 2, icmp6: 3 } as const;
-/** Outer IP and UDP headers. */
-const outerBytes = { 4: 28, 6: 48 } as const;
 const ratePerSecond = 100;
 const burst = 100;
 

@@ -102,6 +102,7 @@ export function renderStatus(isolation: Isolation, now: number): JsonObject {
     ...(bootstrap && {
       bootstrap: { segment: bootstrap.segment, ends_in: Math.ceil((bootstrap.endsAt - now) / 1_000) },
     }),
+    ...(segments.contests.length > 0 && { contested: segments.contests.map((each) => ({ ...each })) }),
     segments: segments.all.map(({ name, devices }) => ({
       name,
       devices: devices.map((device) => ({

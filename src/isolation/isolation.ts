@@ -8,26 +8,27 @@
  */
 
 import type { IsolationPlan } from "../kernel/kernel.ts";
-import { type Address, isDeviceMac, type Prefix, scopeOf } from "../lib/address.ts";
+import { type Address, isDeviceMac, type Mac, scopeOf } from "../lib/address.ts";
 import type { Json } from "../lib/json.ts";
-import type { Draw } from "../lib/pool.ts";
 import type { Clock } from "../system/system.ts";
 import { Asking } from "./asking.ts";
 import { Commands, type Connected, type ConnectWish, type RestartWish } from "./commands.ts";
 import { Connects } from "./connects.ts";
+import { Lookups } from "./lookups.ts";
 import { canonicalName, Territory } from "./name.ts";
-import { answerQuestion, type NamesParts, type Outcome, type Question } from "./names.ts";
+import { answerQuestion, type Outcome, type Question } from "./names.ts";
 import { Naming } from "./naming.ts";
 import { type Lookup, Outside } from "./outside.ts";
-import { Planner, type PlanOptions } from "./plan.ts";
-import { Privileged, type PrivilegedOptions } from "./privileged.ts";
+import type { IsolationOptions, IsolationParts } from "./parts.ts";
+import { Planner } from "./plan.ts";
+import { Privileged } from "./privileged.ts";
 import { Reach } from "./reach.ts";
 import { type IsolationState, parseIsolation, renderIsolation } from "./saved.ts";
-import { isUnicast, type Link, type SegmentDeclaration, Segments } from "./segments.ts";
-import { placesOf, type ServiceDeclaration, Services } from "./services.ts";
+import { isUnicast, type Link, Segments } from "./segments.ts";
+import { placesOf, Services } from "./services.ts";
 import type { Evidence, Witness } from "./sightings.ts";
 import { StandIns } from "./standins.ts";
-import { Turns } from "./turns.ts";
+import { type Applied, Turns } from "./turns.ts";
 
 export type { Connected, ConnectWish } from "./commands.ts";
 export { type DoorOptions, isolationDoor } from "./door.ts";
@@ -36,38 +37,10 @@ export { isolationMethods } from "./methods.ts";
 export { canonicalName } from "./name.ts";
 export type { Outcome, Question } from "./names.ts";
 export type { Lookup, OutsideAnswer } from "./outside.ts";
+export type { IsolationOptions } from "./parts.ts";
 export type { Link, LinkAddress, SegmentDeclaration } from "./segments.ts";
 export type { ServiceDeclaration } from "./services.ts";
 export type { Evidence, Witness } from "./sightings.ts";
-
-export interface IsolationOptions extends PlanOptions {
-  readonly segments: readonly SegmentDeclaration[];
-  readonly services: readonly (ServiceDeclaration & { readonly peers?: readonly string[] })[];
-  readonly pool4: Prefix;
-  readonly pool6: Prefix;
-  readonly draw: Draw;
-  readonly privileged?: PrivilegedOptions;
-  /** Domains whose names are ours. Default: lan. */
-  readonly domains?: readonly string[];
-  /** Names of the router itself, for privileged parties. Default: databox-network. */
-  readonly ownNames?: readonly string[];
-  /** Default 65,536. */
-  readonly maxPairs?: number;
-  /** How long a stand-in rests after it was given back. Default 10 minutes. */
-  readonly restMs?: number;
-  /** How long an address outside stays reachable after its name has another. Default an hour. */
-  readonly keepMs?: number;
-  /** Makes the present plan true and the present state durable. @throws Fault "storage" if only the disk refused. */
-  commit(): Promise<void>;
-  /** The plan, and perhaps the state, are others without a command: to be applied soon. */
-  onChange?(): void;
-  /** Asks the world for a name outside. What it throws means that nobody answered. */
-  lookup?(name: string): Promise<Lookup>;
-  /** Whether connections to an address outside are open. */
-  isInUse?(address: Address): boolean;
-  /** What people should know, a sentence each. */
-  report?(line: string): void;
-}
 
 /** The format of the store `isolation.json`. */
 export const isolationFormat = { version: 1, parse: parseIsolation } as const;
@@ -76,14 +49,6 @@ const defaults = {
   ...{ maxPairs: 65_536, maxOutsideNames: 1_024 },
   ...{ restMs: 600_000, keepMs: 3_600_000 },
 } as const;
-/** Look-ups of names outside that run at a time; each is a query of ours upstream. */
-const maxLookups = 32;
-
-/** What status, relay and explanations read. */
-export interface IsolationParts extends NamesParts {
-  readonly naming: Naming;
-  readonly commands: Commands;
-}
 
 export class Isolation {
   readonly #clock: Pick<Clock, "now">;
@@ -93,17 +58,18 @@ export class Isolation {
   readonly #commands: Commands;
   readonly #asking = new Asking();
   readonly #turns: Turns;
-  /** Outside names that are being looked up. */
-  readonly #lookups = new Map<string, Promise<void>>();
+  readonly #lookups: Lookups;
   /** Stand-ins may be missing, or be nobody's any more. */
   #isUnsettled = true;
   #wasBootstrapping = false;
+  /** What was said of devices that two segments claim. */
+  #contests: ReadonlySet<string> = new Set();
+  /** Names that are elsewhere, or there or not, since `takeMoved`. */
+  #moved = new Set<string>();
+  /** The next commit may take something away, so that what is durable must not lag. */
+  #mayTake = true;
 
-  /**
-   * Takes in what was on disk; nothing is touched.
-   *
-   * @throws RangeError if a device is of two segments.
-   */
+  /** Takes in what was on disk; nothing is touched. */
   constructor(clock: Pick<Clock, "now">, options: IsolationOptions, saved?: IsolationState) {
     this.#clock = clock;
     this.#options = options;
@@ -111,6 +77,12 @@ export class Isolation {
     this.#planner = new Planner(this.#parts, options);
     this.#commands = this.#parts.commands;
     this.#turns = new Turns(() => this.#commit());
+    this.#lookups = new Lookups({
+      ask: (name) => options.lookup?.(name),
+      learn: (name, found) => this.learn(name, found),
+    });
+    for (const [segment, devices] of saved?.placed ?? []) this.#parts.segments.place(segment, devices);
+    this.#tellContests();
     this.#commands.load(saved, options.services);
     this.#wasBootstrapping = this.#parts.privileged.bootstrapping(clock.now()) !== undefined;
   }
@@ -137,7 +109,7 @@ export class Isolation {
    * @returns whom it was connected to; none is no fault. @throws Fault "invalid"
    */
   disconnect(wish: { readonly name: unknown; readonly peer?: unknown }): Promise<readonly string[]> {
-    return this.#turns.do(() => this.#commands.disconnect(wish));
+    return this.#take(() => this.#commands.disconnect(wish));
   }
 
   /**
@@ -146,7 +118,7 @@ export class Isolation {
    * @returns who was followed, if anybody. @throws Fault "invalid" for an address that no service can have.
    */
   restart(wish: RestartWish): Promise<string | undefined> {
-    return this.#turns.do(() => this.#commands.restart(wish));
+    return this.#take(() => this.#commands.restart(wish));
   }
 
   /**
@@ -156,17 +128,22 @@ export class Isolation {
    * @returns who it is. @throws Fault "invalid", "limit"
    */
   privilege(who: string): Promise<string> {
-    return this.#turns.do(() => this.#commands.privilege(who));
+    return this.#take(() => this.#commands.privilege(who));
   }
 
   /** @returns false if no call had made it privileged. @throws Fault "invalid" */
   unprivilege(who: string): Promise<boolean> {
-    return this.#turns.do(() => this.#commands.unprivilege(who));
+    return this.#take(() => this.#commands.unprivilege(who));
   }
 
   /** Resolves when all that is known now is enforced and durable. @throws Fault */
   settled(): Promise<void> {
     return this.#turns.do(() => ({ result: undefined }));
+  }
+
+  /** Resolves when no command waits or is being committed. */
+  idle(): Promise<void> {
+    return this.#turns.idle();
   }
 
   // Evidence.
@@ -186,6 +163,21 @@ export class Isolation {
     this.#afterEvidence();
   }
 
+  /**
+   * An access point says that a station has come to a device, or has left it. It knows no addresses: of those that
+   * were seen with the station's MAC it says that they are there.
+   *
+   * @returns addresses that it may have there, to be looked for.
+   */
+  station(station: { readonly device: string; readonly mac: Mac; readonly isThere: boolean }): Address[] {
+    const { services, segments } = this.#parts;
+    const { device, mac, isThere } = station;
+    services.station(station);
+    this.#afterEvidence();
+    const known = isThere ? services.addressesOf(mac) : [];
+    return known.filter((address) => segments.holds(device, address));
+  }
+
   /** A device is there, of a segment or not, with all its addresses; to be said again when they change. */
   linkUp(link: Link): void {
     if (this.#parts.segments.linkUp(link)) this.#relink(link.device);
@@ -193,6 +185,23 @@ export class Isolation {
 
   linkDown(device: string): void {
     if (this.#parts.segments.linkDown(device)) this.#relink(device);
+  }
+
+  /**
+   * These devices are a segment's, too; to be said again when they are others, then with all that is there and was
+   * seen on them. One that another segment has stays with that, which is reported.
+   *
+   * @returns devices that are of a segment, of none or of another one now.
+   */
+  place(segment: string, devices: readonly string[]): readonly string[] {
+    const { segments, services } = this.#parts;
+    const moved = segments.place(segment, devices);
+    this.#tellContests();
+    if (moved.length === 0) return moved;
+    services.move(moved);
+    this.#adoptChanged();
+    this.#changed();
+    return moved;
   }
 
   /** Local names for the segments' resolvers to be asked for now; to be answered by `found`. */
@@ -213,7 +222,8 @@ export class Isolation {
 
   /** What the world said of a name outside. */
   learn(name: string, lookup: Lookup): void {
-    if (this.#parts.outside.learn(name, lookup, this.#clock.now())) this.#changed();
+    const what = this.#parts.outside.learn(name, lookup, this.#clock.now());
+    if (what) this.#changed(what === "more");
   }
 
   /** Often: ends what has run out, and looks up what is due. */
@@ -230,13 +240,17 @@ export class Isolation {
       isInUse: (address) => this.#options.isInUse?.(address) ?? false,
     });
     if (isOver || went) this.#changed();
-    for (const name of outside.due(now, (each) => connects.has(each))) {
-      if (this.#lookups.size >= maxLookups) break;
-      void this.#lookUp(name);
-    }
+    this.#lookups.renew(outside.due(now, (each) => connects.has(each)));
   }
 
   // Reading.
+
+  /** Names that are elsewhere now, or there or not, since the last call. */
+  takeMoved(): ReadonlySet<string> {
+    const moved = this.#moved;
+    this.#moved = new Set();
+    return moved;
+  }
 
   /** What the kernel shall do. */
   plan(): IsolationPlan {
@@ -249,7 +263,7 @@ export class Isolation {
   save(): Json {
     const now = this.#clock.now();
     this.#settle(now);
-    const { connects, privileged, standIns, services } = this.#parts;
+    const { connects, privileged, standIns, services, segments } = this.#parts;
     return renderIsolation({
       pairs: [...connects.all()].flatMap(({ one, other, asked }) =>
         asked ? [{ one, other, ...asked }] : [],
@@ -259,6 +273,7 @@ export class Isolation {
       standIns: [...standIns.keys()].map((key) => [key, standIns.get(key)!] as const),
       resting: standIns.rests(now),
       homes: [...services.homes].filter(([name]) => connects.has(name)),
+      placed: [...segments.placed()],
     });
   }
 
@@ -269,8 +284,10 @@ export class Isolation {
     const outcome = answerQuestion(this.#parts, { device, source, now }, question);
     const wanted = outcome.kind === "later" ? outcome.name : this.#outsideName(question);
     if (outcome.kind !== "later" && outcome.kind !== "addresses") return outcome;
-    if (wanted === undefined || this.#parts.outside.want(wanted, now)) return outcome;
-    return { kind: "missing", ttlSeconds: 5 };
+    if (wanted === undefined) return outcome;
+    // Names that somebody is connected to are on nobody's account.
+    const asker = this.#parts.connects.has(wanted) ? undefined : this.#askerAt(device, source);
+    return this.#parts.outside.want(wanted, now, asker) ? outcome : { kind: "missing", ttlSeconds: 5 };
   }
 
   /**
@@ -286,8 +303,9 @@ export class Isolation {
     await this.#meet(device, source);
     const first = this.answer(device, source, question);
     if (first.kind !== "later") return first;
-    if (this.#lookups.size >= maxLookups && !this.#lookups.has(first.name)) return { kind: "silent" };
-    await this.#lookUp(first.name);
+    const looking = this.#lookups.look(first.name, this.#askerAt(device, source));
+    if (!looking) return { kind: "silent" };
+    await looking;
     try {
       await this.settled();
     } catch {
@@ -299,6 +317,14 @@ export class Isolation {
   }
 
   // Within.
+
+  /** A command that may take something away. */
+  #take<Result>(apply: () => Applied<Result>): Promise<Result> {
+    return this.#turns.do(() => {
+      this.#mayTake = true;
+      return apply();
+    });
+  }
 
   #build(saved: IsolationState | undefined): IsolationParts {
     const options = this.#options;
@@ -355,20 +381,8 @@ export class Isolation {
     return name === undefined || this.#parts.naming.local(name) !== undefined ? undefined : name;
   }
 
-  /** Looks a name up once at a time. Never rejects. */
-  #lookUp(name: string): Promise<void> {
-    const running = this.#lookups.get(name);
-    if (running) return running;
-    const { lookup } = this.#options;
-    const looking = Promise.resolve()
-      .then(() => lookup?.(name) ?? ({ kind: "silent" } as const))
-      .catch((): Lookup => ({ kind: "silent" }))
-      .then((found) => {
-        this.#lookups.delete(name);
-        this.learn(name, found);
-      });
-    this.#lookups.set(name, looking);
-    return looking;
+  #askerAt(device: string, source: Address): string {
+    return this.#parts.reach.at(device, source, this.#clock.now())?.name ?? `${device} ${source}`;
   }
 
   #relink(device: string): void {
@@ -378,17 +392,35 @@ export class Isolation {
       this.#report(`${lost.length} stand-ins were on a network of this machine, and are others now`);
     outside.dropNear();
     services.relink(device);
-    for (const name of services.takeChanged()) this.#adopt(name);
+    this.#adoptChanged();
     this.#changed();
   }
 
+  /** Says once of each device that a segment cannot have. */
+  #tellContests(): void {
+    const lines = this.#parts.segments.contests.map(
+      ({ device, segment, holder }) => `Cannot keep ${device} in segment ${segment}: it is in ${holder}`,
+    );
+    for (const line of lines) if (!this.#contests.has(line)) this.#report(line);
+    this.#contests = new Set(lines);
+  }
+
   #afterEvidence(): void {
-    const { services, connects, privileged } = this.#parts;
-    const changed = services.takeChanged();
-    for (const name of changed) this.#adopt(name);
+    const { connects, privileged } = this.#parts;
+    const changed = this.#adoptChanged();
     const matters = [...changed].some((name) => connects.has(name) || privileged.isClient(name));
     // While anybody is privileged, everybody matters.
     if (matters || !privileged.isEmpty(this.#clock.now())) this.#changed();
+  }
+
+  /** Takes note of who is elsewhere now. */
+  #adoptChanged(): ReadonlySet<string> {
+    const changed = this.#parts.services.takeChanged();
+    for (const name of changed) {
+      this.#moved.add(name);
+      this.#adopt(name);
+    }
+    return changed;
   }
 
   /** A privileged address turns out to be a declared service's: from now on it is privileged by its name. */
@@ -403,14 +435,23 @@ export class Isolation {
     }
   }
 
-  #changed(): void {
+  /** @param isMore nothing that was given before is taken away. */
+  #changed(isMore = false): void {
     this.#isUnsettled = true;
+    this.#mayTake ||= !isMore;
     this.#options.onChange?.();
   }
 
   async #commit(): Promise<void> {
-    this.#parts.services.takeChanged();
-    await this.#options.commit();
+    for (const name of this.#parts.services.takeChanged()) this.#moved.add(name);
+    const isMore = !this.#mayTake;
+    this.#mayTake = false;
+    try {
+      await this.#options.commit({ isMore });
+    } catch (thrown) {
+      this.#mayTake = true;
+      throw thrown;
+    }
   }
 
   /** Gives stand-ins to whom somebody may see, and takes them from whom nobody may any more. */

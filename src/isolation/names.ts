@@ -9,7 +9,7 @@
 
 import { addressOfReverse } from "../dns/dns.ts";
 import type { Address, Family } from "../lib/address.ts";
-import { CLASS_IN, TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
+import { CLASS_IN, TYPE_A, TYPE_AAAA, TYPE_PTR } from "../lib/dns.ts";
 import { canonicalName } from "./name.ts";
 import type { Naming } from "./naming.ts";
 import { type Reach, type ReachParts, targetKey } from "./reach.ts";
@@ -41,7 +41,6 @@ export interface NamesParts extends ReachParts {
   readonly naming: Naming;
 }
 
-const TYPE_PTR = 12;
 const TYPE_ANY = 255;
 const CLASS_ANY = 255;
 /** So short that whoever restarts is found again soon, and so long that a page is not all queries. */

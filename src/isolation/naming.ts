@@ -1,16 +1,21 @@
 /**
  * What a name means here: declared or learnt, an alias, the router's own, or outside.
  *
- * Keeps nothing. Commands, evidence and queries all come through here, so that a name is the same one everywhere.
+ * Follows from the configuration alone. Commands, evidence and queries all come through here, so that a name is the same one everywhere.
  */
 
 import { Fault } from "../lib/fault.ts";
 import { canonicalName, canonicalPattern, isPattern, requireName, shown, type Territory } from "./name.ts";
 import type { Services } from "./services.ts";
 
+/** More names than are connected to. */
+const maxKnown = 131_072;
+
 export class Naming {
   /** Names of the router itself. */
   readonly own: ReadonlySet<string>;
+  /** What `isOutside` said: it is asked again and again of the same names, and nothing changes it. */
+  readonly #known = new Map<string, boolean>();
   readonly #territory: Territory;
   readonly #services: Services;
 
@@ -46,7 +51,12 @@ export class Naming {
   }
 
   isOutside(name: string): boolean {
-    return isPattern(name) || this.local(name) === undefined;
+    const known = this.#known.get(name);
+    if (known !== undefined) return known;
+    const isOutside = isPattern(name) || this.local(name) === undefined;
+    if (this.#known.size >= maxKnown) this.#known.clear();
+    this.#known.set(name, isOutside);
+    return isOutside;
   }
 
   /** A host name as hosts send it: one label, alone or in a domain of ours. */

@@ -4,6 +4,7 @@
  * Kept by name: the targets, each with how long it is valid (by its time to live) and how long it is kept beyond:
  * who speaks with an address, or has just been told of it, goes on doing so when the name has another. Exact names
  * that somebody is connected to are asked for again by themselves; names below a pattern when somebody resolves them.
+ * Of those each asker has a share, and all of them together half of the room: whoever makes up names is in nobody's way.
  * A resolver that does not answer changes nothing. Addresses that are near (the machine's networks, private,
  * stand-ins) are no answers for a name outside, so that nobody out there can lead a service to them.
  */
@@ -31,6 +32,8 @@ export interface Target {
 
 export interface OutsideName {
   readonly name: string;
+  /** Who resolved it first; undefined: somebody is connected to just this name. */
+  asker: string | undefined;
   readonly targets: Map<Address, Target>;
   /** When to ask again. */
   nextAt: number;
@@ -55,8 +58,13 @@ const maxValid = 16;
 const maxTargets = 64;
 const firstRetryMs = 1_000;
 const lastRetryMs = 60_000;
+/** So many askers may have their whole share of names below patterns. */
+const askers = 4;
 /** A name below a pattern that nobody resolves for so long is not asked for again. */
 const idleMs = 600_000;
+
+/** In whose name names of an earlier life are kept until they are resolved again: nobody has this one. */
+const restored = " ";
 
 export class Outside {
   readonly #options: OutsideOptions;
@@ -95,33 +103,41 @@ export class Outside {
     return (this.#names.get(name)?.missingUntilAt ?? 0) > now;
   }
 
-  /** Somebody may resolve a name. @returns false if there is no room for it. */
-  want(name: string, now: number): boolean {
+  /**
+   * Somebody may resolve a name.
+   *
+   * @param asker who does, if it is below a pattern. @returns false if there is no room for it.
+   */
+  want(name: string, now: number, asker?: string): boolean {
     const known = this.#names.get(name);
     if (known) {
       known.wantedAt = now;
+      if (asker === undefined) known.asker = undefined;
       return true;
     }
-    if (this.#names.size >= this.#options.maxNames) {
+    if (!this.#hasRoom(asker)) {
       this.#refused++;
       return false;
     }
     const [nextAt, wantedAt] = [now, now];
-    this.#names.set(name, { name, targets: new Map(), nextAt, wantedAt, missingUntilAt: 0, failures: 0 });
+    this.#names.set(name, {
+      ...{ name, asker, targets: new Map(), nextAt, wantedAt },
+      ...{ missingUntilAt: 0, failures: 0 },
+    });
     return true;
   }
 
-  /** Names to ask for now. @param isExact whether somebody is connected to just this name. */
-  due(now: number, isExact: (name: string) => boolean): string[] {
-    return [...this.#names.values()]
-      .filter((each) => each.nextAt <= now && (isExact(each.name) || each.wantedAt + idleMs > now))
-      .map(({ name }) => name);
+  /** What to ask for now. @param isExact whether somebody is connected to just this name. */
+  due(now: number, isExact: (name: string) => boolean): OutsideName[] {
+    return [...this.#names.values()].filter(
+      (each) => each.nextAt <= now && (isExact(each.name) || each.wantedAt + idleMs > now),
+    );
   }
 
-  /** @returns whether targets came or went. */
-  learn(name: string, lookup: Lookup, now: number): boolean {
+  /** @returns whether targets came; or went, too. */
+  learn(name: string, lookup: Lookup, now: number): "more" | "other" | undefined {
     const known = this.#names.get(name);
-    if (!known) return false;
+    if (!known) return undefined;
     if (lookup.kind === "silent") {
       const wait = Math.min(lastRetryMs, firstRetryMs * 2 ** Math.min(known.failures++, 10));
       known.nextAt = now + wait;
@@ -130,7 +146,7 @@ export class Outside {
         const isKept = target.validUntilAt > 0 && target.keptUntilAt > now;
         if (isKept) target.validUntilAt = Math.max(target.validUntilAt, known.nextAt + leastTtlMs);
       }
-      return false;
+      return undefined;
     }
     known.failures = 0;
     const far = lookup.kind === "found" ? lookup.answers.filter(({ address }) => this.#isFar(address)) : [];
@@ -174,7 +190,7 @@ export class Outside {
 
   /** A target of an earlier life: it is kept, told while nobody answers, and asked for again. */
   restore(name: string, address: Address, now: number): boolean {
-    if (!this.#options.isFar(address) || !this.want(name, now)) return false;
+    if (!this.#options.isFar(address) || !this.want(name, now, restored)) return false;
     const { targets } = this.#names.get(name)!;
     if (targets.size >= maxTargets) return false;
     targets.set(address, {
@@ -195,8 +211,12 @@ export class Outside {
     return went;
   }
 
-  #renew({ targets }: OutsideName, answers: readonly OutsideAnswer[], validUntilAt: number): boolean {
-    const before = [...targets.keys()].join();
+  #renew(
+    { targets }: OutsideName,
+    answers: readonly OutsideAnswer[],
+    validUntilAt: number,
+  ): "more" | "other" | undefined {
+    const before = [...targets.keys()];
     const named = new Set(answers.map(({ address }) => address));
     // What the name has no more is not told to anybody again.
     for (const target of targets.values()) if (!named.has(target.address)) target.validUntilAt = 0;
@@ -208,7 +228,21 @@ export class Outside {
     for (const address of [...targets.keys()].slice(0, Math.max(0, targets.size - maxTargets))) {
       targets.delete(address);
     }
-    return [...targets.keys()].sort().join() !== before.split(",").sort().join();
+    if (before.some((address) => !targets.has(address))) return "other";
+    return targets.size > before.length ? "more" : undefined;
+  }
+
+  #hasRoom(asker: string | undefined): boolean {
+    const { maxNames } = this.#options;
+    if (asker === undefined) return this.#names.size < maxNames;
+    let [below, own] = [0, 0];
+    for (const each of this.#names.values()) {
+      if (each.asker === undefined) continue;
+      below++;
+      if (each.asker === asker) own++;
+    }
+    const most = Math.min(maxNames / 2, maxNames - (this.#names.size - below));
+    return below < most && (asker === restored || own < maxNames / 2 / askers);
   }
 
   #isFar(address: Address): boolean {

@@ -23,8 +23,12 @@ export interface PlanOptions {
   readonly reportGroup?: number | undefined;
 }
 
+/** What was drawn of a pair, and from what. */
 interface Drawn {
-  readonly from: readonly unknown[];
+  readonly one: End;
+  readonly other: End;
+  readonly forward: Permission | undefined;
+  readonly backward: Permission | undefined;
   readonly routes: readonly Route[];
 }
 
@@ -41,6 +45,8 @@ export class Planner {
   readonly #reach: Reach;
   readonly #options: PlanOptions;
   readonly #drawn = new WeakMap<Pair, Drawn>();
+  /** The same as long as party and stand-in are. */
+  readonly #ends = new WeakMap<Party, End>();
 
   constructor(
     parts: ReachParts & { readonly standIns: StandIns; readonly reach: Reach },
@@ -80,7 +86,12 @@ export class Planner {
 
   #end(party: Party | undefined): End | undefined {
     const standIn = party && this.#parts.standIns.get(party.name);
-    return standIn && { party, standIn };
+    if (!standIn) return undefined;
+    const before = this.#ends.get(party);
+    if (before?.standIn === standIn) return before;
+    const end = { party, standIn };
+    this.#ends.set(party, end);
+    return end;
   }
 
   /** Routes of a pair, but those that a privilege gives anyway. */
@@ -90,11 +101,11 @@ export class Planner {
     if (!one || !other) return [];
     const forward = clients.has(pair.one) || privileged.hosts.has(pair.other) ? undefined : pair.forward;
     const backward = clients.has(pair.other) || privileged.hosts.has(pair.one) ? undefined : pair.backward;
-    const from = [one.party, one.standIn, other.party, other.standIn, forward, backward];
     const before = this.#drawn.get(pair);
-    if (before?.from.every((each, at) => each === from[at])) return before.routes;
+    const isSame = before?.one === one && before.other === other;
+    if (isSame && before.forward === forward && before.backward === backward) return before.routes;
     const routes = [...draw(one, other, forward), ...draw(other, one, backward)];
-    this.#drawn.set(pair, { from, routes });
+    this.#drawn.set(pair, { one, other, forward, backward, routes });
     return routes;
   }
 
@@ -160,7 +171,8 @@ export class Planner {
     const { segments, standIns } = this.#parts;
     // A prefix that a pool overlaps is nobody's: what comes from there could be a stand-in.
     const isSound = (prefix: Prefix) => !standIns.pools.some((pool) => overlap(pool, prefix));
-    return segments.all.map(({ name, devices, encryptedDns = false, mdns = false }) => ({
+    const present = segments.all.filter(({ devices }) => devices.length > 0);
+    return present.map(({ name, devices, encryptedDns = false, mdns = false }) => ({
       name,
       devices,
       prefixes: [...new Set(devices.flatMap((device) => segments.prefixes(device)))].filter(isSound),

@@ -3,7 +3,8 @@
  *
  * `pairs` are rows of two names, the lesser first, and what either may begin (`true` for everything, else ports);
  * `cut`, pairs of the configuration that were disconnected; `privileged`, what was added by calls; `standins` and
- * `resting`, addresses by key; `homes`, segments of names that nobody declares. The key of an address outside is the
+ * `resting`, addresses by key; `homes`, segments of names that nobody declares; `placed`, devices that segments have
+ * besides those of the configuration, so that they are guarded before anybody tells of them again. The key of an address outside is the
  * name and the address, so that flows that were allowed go on after a restart.
  */
 
@@ -27,6 +28,7 @@ export interface IsolationState {
   readonly standIns: readonly (readonly [string, StandIn])[];
   readonly resting: readonly SavedRest[];
   readonly homes: readonly (readonly [string, string])[];
+  readonly placed: readonly (readonly [string, readonly string[]])[];
 }
 
 /** A file with more is not one of ours. */
@@ -47,6 +49,7 @@ export function renderIsolation(state: IsolationState): Json {
     standins: state.standIns.map(([key, standIn]) => [key, standIn[4], standIn[6]]),
     resting: state.resting.map(({ key, value, leftMs }) => [key, value, Math.ceil(leftMs / 1_000)]),
     ...(state.homes.length > 0 && { homes: state.homes }),
+    ...(state.placed.length > 0 && { placed: state.placed }),
   };
 }
 
@@ -88,6 +91,10 @@ export function parseIsolation(state: unknown): IsolationState {
       if (typeof segment !== "string" || segment.length > 255) throw wrong("homes");
       return [name(service), segment];
     }),
+    placed: rows(state.placed ?? [], "placed", 2).map(([segment, devices]) => {
+      if (typeof segment !== "string" || segment.length > 255) throw wrong("placed");
+      return [segment, list(devices, "placed").map(device)];
+    }),
   };
 }
 
@@ -120,6 +127,11 @@ function address(value: unknown): Address {
   const found = typeof value === "string" ? parseAddress(value) : undefined;
   if (found === undefined || found !== value) throw wrong("an address");
   return found;
+}
+
+function device(value: unknown): string {
+  if (typeof value !== "string" || !/^[A-Za-z0-9_.@-]{1,15}$/.test(value)) throw wrong("a device");
+  return value;
 }
 
 /** A service's name, a guest's address, or a name and an address outside. */

@@ -1,8 +1,9 @@
 /**
  * Segments: where services are, and which addresses can be whose.
  *
- * Kept by device: what the kernel says of it, be it of a segment or not; by segment what the configuration says.
- * Changed by `linkUp` and `linkDown`, as often as devices come and go. An address belongs to a segment only while a
+ * Kept by device: what the kernel says of it, be it of a segment or not; by segment what the configuration says, and
+ * the devices that `place` added to those of the configuration. Changed by `linkUp` and `linkDown`, as often as
+ * devices come and go. A device is of one segment: of the first that claimed it, as long as it does. An address belongs to a segment only while a
  * device of it is there with a prefix that has it; an address of the router itself is nobody's.
  */
 
@@ -40,6 +41,19 @@ export interface Link {
   readonly ports?: readonly string[];
 }
 
+/** A segment with the devices that it has now. */
+export interface Segment extends SegmentDeclaration {
+  /** Another list each time that it is another. */
+  devices: readonly string[];
+}
+
+/** A device that one segment claims and another has. */
+export interface Contest {
+  readonly device: string;
+  readonly segment: string;
+  readonly holder: string;
+}
+
 interface Present {
   readonly prefixes: readonly Prefix[];
   readonly own: readonly Address[];
@@ -48,23 +62,50 @@ interface Present {
 }
 
 const maxLinks = 4_096;
+/** Devices that a segment may be told besides those of the configuration. */
+const maxPlaced = 256;
 
 export class Segments {
-  readonly all: readonly SegmentDeclaration[];
-  readonly #byDevice = new Map<string, SegmentDeclaration>();
+  readonly all: readonly Segment[];
+  readonly #declared: ReadonlyMap<Segment, ReadonlySet<string>>;
+  /** Devices that a segment claims, those of the configuration first. */
+  readonly #claims = new Map<Segment, readonly string[]>();
+  #byDevice: ReadonlyMap<string, Segment> = new Map();
+  /** Devices that a segment claims and another has. */
+  #contests: readonly Contest[] = [];
   readonly #links = new Map<string, Present>();
   /** Devices by the prefixes that they have. */
   readonly #nets = new Nets<Set<string>>();
 
-  /** @throws RangeError if a device is of two segments. */
   constructor(declarations: readonly SegmentDeclaration[]) {
-    this.all = declarations;
-    for (const segment of declarations) {
-      for (const device of segment.devices) {
-        const other = this.#byDevice.get(device);
-        if (other) throw new RangeError(`Cannot keep ${device} in ${segment.name}: it is in ${other.name}`);
-        this.#byDevice.set(device, segment);
-      }
+    this.all = declarations.map((each) => ({ ...each, devices: [] }));
+    this.#declared = new Map(declarations.map(({ devices }, at) => [this.all[at]!, new Set(devices)]));
+    for (const [segment, devices] of this.#declared) this.#claims.set(segment, [...devices]);
+    this.#share();
+  }
+
+  get contests(): readonly Contest[] {
+    return this.#contests;
+  }
+
+  /**
+   * These devices are a segment's too, beside those of the configuration; to be said again when they are others.
+   *
+   * @returns devices that are of a segment, of none or of another one now.
+   */
+  place(name: string, devices: readonly string[]): readonly string[] {
+    const segment = this.named(name);
+    if (!segment) return [];
+    const all = new Set([...this.#declared.get(segment)!, ...devices.slice(0, maxPlaced)]);
+    this.#claims.set(segment, [...all]);
+    return this.#share();
+  }
+
+  /** Devices that `place` added, by segment. */
+  *placed(): Iterable<readonly [string, readonly string[]]> {
+    for (const [segment, devices] of this.#claims) {
+      const added = devices.filter((each) => !this.#declared.get(segment)!.has(each));
+      if (added.length > 0) yield [segment.name, added];
     }
   }
 
@@ -93,11 +134,11 @@ export class Segments {
   }
 
   /** The segment that a device is of. */
-  of(device: string): SegmentDeclaration | undefined {
+  of(device: string): Segment | undefined {
     return this.#byDevice.get(device);
   }
 
-  named(name: string): SegmentDeclaration | undefined {
+  named(name: string): Segment | undefined {
     return this.all.find((each) => each.name === name);
   }
 
@@ -132,7 +173,7 @@ export class Segments {
   }
 
   /** The device of a segment, or of any, that an address is on. */
-  deviceOf(address: Address, segment?: SegmentDeclaration): string | undefined {
+  deviceOf(address: Address, segment?: Segment): string | undefined {
     if (segment) return segment.devices.find((device) => this.holds(device, address));
     for (const [, devices] of this.#nets.covering(address).reverse()) {
       for (const device of devices) if (this.holds(device, address)) return device;
@@ -143,6 +184,32 @@ export class Segments {
   /** Whether an address is the machine's own, or on one of its networks. */
   isNear(address: Address): boolean {
     return this.#nets.covering(address).some(([prefix]) => !prefix.endsWith("/0"));
+  }
+
+  /** Gives every device to one of those who claim it. @returns devices that changed hands. */
+  #share(): readonly string[] {
+    const before = this.#byDevice;
+    const now = new Map<string, Segment>();
+    for (const [device, segment] of before) {
+      if (this.#claims.get(segment)!.includes(device)) now.set(device, segment);
+    }
+    const contests: Contest[] = [];
+    for (const segment of this.all) {
+      for (const device of this.#claims.get(segment)!) {
+        const holder = now.get(device) ?? segment;
+        if (holder !== segment) contests.push({ device, segment: segment.name, holder: holder.name });
+        now.set(device, holder);
+      }
+    }
+    this.#byDevice = now;
+    this.#contests = contests;
+    const moved = [...new Set([...before.keys(), ...now.keys()])].filter(
+      (device) => before.get(device) !== now.get(device),
+    );
+    if (moved.length === 0) return moved;
+    for (const segment of this.all)
+      segment.devices = this.#claims.get(segment)!.filter((device) => now.get(device) === segment);
+    return moved;
   }
 }
 

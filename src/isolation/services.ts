@@ -9,7 +9,7 @@
  */
 
 import { type Address, type Family, familyOf, type Mac, scopeOf } from "../lib/address.ts";
-import type { SegmentDeclaration, Segments } from "./segments.ts";
+import type { Segment, Segments } from "./segments.ts";
 import { type Evidence, type Sighting, Sightings, type Witness } from "./sightings.ts";
 
 export interface ServiceDeclaration {
@@ -138,7 +138,7 @@ export class Services {
   }
 
   /** Addresses on the devices of a segment that are nobody's. */
-  *strangers(segment: SegmentDeclaration): Iterable<Place> {
+  *strangers(segment: Segment): Iterable<Place> {
     for (const device of segment.devices) {
       for (const { address } of this.#sightings.on(device)) {
         if (!this.#owners.has(address) && this.#isUsable(device, address)) yield { device, address };
@@ -146,8 +146,9 @@ export class Services {
     }
   }
 
-  /** An address without a name, if it is on a segment. */
+  /** An address without a name, if it is on a segment. One that a service has, on whatever device, is nobody else's. */
   guest(address: Address): Party | undefined {
+    if (this.#owners.has(address)) return undefined;
     const device = this.#segments.deviceOf(address);
     if (device === undefined || !this.#isUsable(device, address)) return undefined;
     const places = [{ device, address }];
@@ -187,6 +188,18 @@ export class Services {
     if (sighting) this.#review([was, sighting]);
   }
 
+  /** A station has come to a device, or has left it. */
+  station({ device, mac, isThere }: { device: string; mac: Mac; isThere: boolean }): void {
+    if (!this.#segments.of(device)) return;
+    const gone = this.#sightings.station(device, mac, isThere);
+    this.#review(gone.map(({ hostname }) => ({ mac, hostname })));
+  }
+
+  /** Addresses that were seen with a MAC, wherever that was. */
+  addressesOf(mac: Mac): Address[] {
+    return [...new Set([...this.#sightings.withMac(mac)].map(({ address }) => address))];
+  }
+
   /** A device came, went or has other addresses. */
   relink(device: string): void {
     const segment = this.#segments.of(device);
@@ -199,6 +212,13 @@ export class Services {
       if (hostname !== undefined) this.#addName(names, hostname);
     }
     for (const name of names) this.#refresh(name);
+  }
+
+  /** Devices are of another segment now, or of none: what was seen there is told anew. */
+  move(devices: readonly string[]): void {
+    for (const device of devices) this.#sightings.clear(device);
+    // It happens so rarely that everybody may be looked for again.
+    for (const name of new Set([...this.#declared.keys(), ...this.#parties.keys()])) this.#refresh(name);
   }
 
   /** Whether anything was ever seen at an address and not forgotten. */
@@ -339,7 +359,7 @@ export class Services {
   /** What was seen of a service by its MAC or host name, best first. */
   #seenOf(
     { mac, hostname }: { readonly mac?: Mac | undefined; readonly hostname?: string | undefined },
-    home: SegmentDeclaration | undefined,
+    home: Segment | undefined,
   ): Sighting[] {
     const isHere = (each: Sighting) =>
       (!home || home.devices.includes(each.device)) && this.#isUsable(each.device, each.address);

@@ -2,8 +2,8 @@
  * What was seen on the segments: which address has which MAC and which host name, and who says so.
  *
  * Kept by device and address; and by MAC and by host name, which addresses have them. Who gives out addresses or
- * names (DHCP, a resolver, an access point) is believed before what neighbours say of themselves, so that nobody takes
- * an address over by answering for it. Of a host name the newest claim counts: whoever restarts with another address
+ * names (DHCP, a resolver) is believed before what neighbours say of themselves, so that nobody takes an address over
+ * by answering for it. An access point knows who is there and not by which address: it only repeats what others said. Of a host name the newest claim counts: whoever restarts with another address
  * is followed while its old lease still lives, and saying the same again is no new claim. Bounded by device; past it
  * what nobody gave a name goes first.
  */
@@ -11,7 +11,7 @@
 import type { Address, Mac } from "../lib/address.ts";
 
 /** Who says that an address is there. Earlier ones are believed before later ones. */
-export const witnesses = ["told", "resolver", "dhcp", "hostapd", "neighbour", "query"] as const;
+export const witnesses = ["told", "resolver", "dhcp", "neighbour", "hostapd", "query"] as const;
 
 export type Witness = (typeof witnesses)[number];
 
@@ -35,9 +35,14 @@ export interface Sighting {
   readonly words: Map<Witness, { readonly mac: Mac | undefined; readonly hostname: string | undefined }>;
 }
 
+/** Those that say nothing that a host could not make them say. */
+const weak: ReadonlySet<Witness> = new Set(["hostapd", "neighbour", "query"]);
+
 /** Addresses of one device. */
 const maxPerDevice = 4_096;
 const maxDevices = 1_024;
+/** Stations of one device. */
+const maxStations = 4_096;
 /** How far to look for one that may go. */
 const evictionSteps = 256;
 
@@ -45,6 +50,8 @@ export class Sightings {
   readonly #byDevice = new Map<string, Map<Address, Sighting>>();
   readonly #byMac = new Map<Mac, Set<Sighting>>();
   readonly #byHostname = new Map<string, Set<Sighting>>();
+  /** By device: MACs that an access point says are there. */
+  readonly #stations = new Map<string, Set<Mac>>();
   readonly #isNeeded: (sighting: Sighting) => boolean;
   #claims = 0;
   #refused = 0;
@@ -99,7 +106,10 @@ export class Sightings {
       mac: mac ?? before?.mac,
       hostname: hostname ?? (isSame ? before?.hostname : undefined),
     });
-    return this.#believe(sighting) || isNew ? sighting : undefined;
+    const isDifferent = this.#believe(sighting);
+    if (sighting.mac !== undefined && this.#stations.get(device)?.has(sighting.mac))
+      sighting.words.set("hostapd", { mac: sighting.mac, hostname: undefined });
+    return isDifferent || isNew ? sighting : undefined;
   }
 
   /** A witness takes back what it said, or without one everybody does. @returns what is gone or different now. */
@@ -114,6 +124,27 @@ export class Sightings {
     return sighting;
   }
 
+  /** A station has come to a device, or has left it. @returns what is gone or different now. */
+  station(device: string, mac: Mac, isThere: boolean): Sighting[] {
+    const stations = this.#stations.get(device) ?? new Set<Mac>();
+    const own = [...this.withMac(mac)].filter((each) => each.device === device);
+    if (!isThere) {
+      if (!stations.delete(mac)) return [];
+      if (stations.size === 0) this.#stations.delete(device);
+      return own.flatMap(({ address }) => this.forget(device, address, "hostapd") ?? []);
+    }
+    if (stations.size >= maxStations) return [];
+    this.#stations.set(device, stations.add(mac));
+    for (const { words } of own) words.set("hostapd", { mac, hostname: undefined });
+    return [];
+  }
+
+  /** Nothing is known of a device any more. */
+  clear(device: string): void {
+    this.#stations.delete(device);
+    for (const sighting of [...this.on(device)]) this.#drop(sighting);
+  }
+
   /** Works out what is believed. @returns whether that is something else. */
   #believe(sighting: Sighting): boolean {
     let mac: Mac | undefined;
@@ -123,6 +154,8 @@ export class Sightings {
       mac ??= word?.mac;
       hostname ??= word?.hostname;
     }
+    // What an access point repeated was said of the one before.
+    if (mac !== sighting.words.get("hostapd")?.mac) sighting.words.delete("hostapd");
     if (mac === sighting.mac && hostname === sighting.hostname) return false;
     this.#unlink(sighting);
     sighting.claim = this.nextClaim();
@@ -153,12 +186,12 @@ export class Sightings {
     return undefined;
   }
 
-  /** Makes room at the cost of what only neighbours speak of. */
+  /** Makes room at the cost of what only its own host speaks of. */
   #evict(all: Map<Address, Sighting>): boolean {
     let steps = 0;
     for (const sighting of all.values()) {
       if (++steps > evictionSteps) return false;
-      const isWeak = [...sighting.words.keys()].every((each) => each === "neighbour" || each === "query");
+      const isWeak = [...sighting.words.keys()].every((each) => weak.has(each));
       if (!isWeak || this.#isNeeded(sighting)) continue;
       this.#drop(sighting);
       return true;

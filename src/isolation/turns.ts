@@ -1,12 +1,13 @@
 /**
  * Commands in turns: each answered when it is enforced and durable, hundreds at once for the price of one.
  *
- * A command waits for its turn; a turn applies all that wait, in order, and commits once. What comes meanwhile waits
- * for the next. A command that asks for something impossible is refused alone. If the commit fails and nothing holds,
- * all of the turn is taken back, last first, and that is committed too; if only the disk refused, it stays.
+ * A turn applies all that wait, in order, and commits once. A command that asks for something impossible is refused
+ * alone. If the commit fails and nothing holds, all of the turn is taken back, last first, and that is committed too;
+ * if only the disk refused, it stays.
  */
 
 import { Fault } from "../lib/fault.ts";
+import { Turns as WorkTurns } from "../lib/turns.ts";
 
 /** A change that was made, and how to unmake it. */
 export interface Applied<Result> {
@@ -14,10 +15,12 @@ export interface Applied<Result> {
   readonly undo?: (() => void) | undefined;
 }
 
-interface Waiting {
+/** A command in its turn. */
+interface Command {
   apply(): Applied<unknown>;
-  resolve(result: never): void;
-  reject(thrown: unknown): void;
+  applied: Applied<unknown> | undefined;
+  /** Why it was refused. */
+  fault: unknown;
 }
 
 /** Commands of one turn: more would let the first wait too long. */
@@ -26,8 +29,9 @@ const maxWaiting = 16_384;
 
 export class Turns {
   readonly #commit: () => Promise<void>;
-  #waiting: Waiting[] = [];
-  #isBusy = false;
+  readonly #turns = new WorkTurns<Command>((commands) => this.#take(commands), maxJobs);
+  /** The end of the command that came last. */
+  #last: Promise<unknown> = Promise.resolve();
 
   /** @param commit throws Fault "storage" if all is enforced and only not durable; any other: not enforced. */
   constructor(commit: () => Promise<void>) {
@@ -35,48 +39,44 @@ export class Turns {
   }
 
   /** @throws what `apply` throws; Fault "limit" if too many wait; what `commit` threw. */
-  do<Result>(apply: () => Applied<Result>): Promise<Result> {
-    return new Promise<Result>((resolve, reject) => {
-      if (this.#waiting.length >= maxWaiting) {
-        reject(new Fault("limit", "Cannot change isolation: too many wait already"));
-        return;
-      }
-      this.#waiting.push({ apply, resolve, reject });
-      if (this.#isBusy) return;
-      this.#isBusy = true;
-      void this.#takeAll();
-    });
+  async do<Result>(apply: () => Applied<Result>): Promise<Result> {
+    if (this.#turns.length >= maxWaiting)
+      throw new Fault("limit", "Cannot change isolation: too many wait already");
+    const command: Command = { apply, applied: undefined, fault: undefined };
+    const done = this.#turns.do(command);
+    this.#last = done.catch(() => {});
+    await done;
+    return command.applied!.result as Result;
   }
 
-  async #takeAll(): Promise<void> {
-    // Calls made in one breath share the first turn too.
-    await undefined;
-    while (this.#waiting.length > 0) await this.#take(this.#waiting.splice(0, maxJobs));
-    this.#isBusy = false;
+  /** Resolves when no command waits or is being committed. */
+  async idle(): Promise<void> {
+    while (this.#turns.busy) await this.#last;
   }
 
-  async #take(turn: readonly Waiting[]): Promise<void> {
-    const done: { readonly job: Waiting; readonly applied: Applied<unknown> }[] = [];
-    for (const job of turn) {
+  async #take(commands: readonly Command[]): Promise<readonly unknown[]> {
+    for (const each of commands) {
       try {
-        done.push({ job, applied: job.apply() });
+        each.applied = each.apply();
       } catch (thrown) {
-        job.reject(thrown);
+        each.fault = thrown;
       }
     }
-    if (done.length === 0) return;
+    const done = commands.filter(({ applied }) => applied !== undefined);
     try {
       // What was so already is committed too: it may be on its way, or an earlier save may have failed.
-      await this.#commit();
+      if (done.length > 0) await this.#commit();
     } catch (thrown) {
-      if (!(thrown instanceof Fault && thrown.code === "storage")) {
-        for (const { applied } of done.reverse()) applied.undo?.();
-        // The fault that matters is already on its way to the caller.
-        await this.#commit().catch(() => {});
-      }
-      for (const { job } of done) job.reject(thrown);
-      return;
+      for (const each of done) each.fault = thrown;
+      if (thrown instanceof Fault && thrown.code === "storage") return faultsOf(commands);
+      for (const { applied } of done.reverse()) applied?.undo?.();
+      // The fault that matters is already on its way to the callers.
+      await this.#commit().catch(() => {});
     }
-    for (const { job, applied } of done) job.resolve(applied.result as never);
+    return faultsOf(commands);
   }
+}
+
+function faultsOf(commands: readonly Command[]): readonly unknown[] {
+  return commands.map(({ fault }) => fault);
 }

@@ -18,6 +18,7 @@
  */
 
 import { type Address, decodeAddress } from "../lib/address.ts";
+import { hostIsLittle } from "../lib/endian.ts";
 
 /** Numbers in one byte order. */
 export class ByteOrder {
@@ -50,7 +51,7 @@ export class ByteOrder {
 }
 
 /** The byte order of this machine: routers have either. */
-export const host = new ByteOrder(new Uint8Array(Uint16Array.of(1).buffer)[0] === 1);
+export const host = new ByteOrder(hostIsLittle);
 export const network = new ByteOrder(false);
 
 const headerBytes = 4;

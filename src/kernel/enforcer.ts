@@ -58,7 +58,12 @@ export interface Enforcer {
    * @throws Fault "kernel" with the kernel as it was.
    */
   enforce(owner: Owner, order: Order): Promise<boolean>;
-  /** Looks whether the order is in force, and makes it so again. @returns what was not as it should be. */
+  /**
+   * Looks whether the order is in force, and makes it so again.
+   *
+   * @returns what was not as it should be.
+   * @throws Fault "kernel" with as much of it in force as the kernel took: never less than was found.
+   */
   verify(owner: Owner, order: Order): Promise<readonly string[]>;
   /** Removes all that is an owner's, whoever left it there. */
   remove(owner: Owner): Promise<void>;
@@ -68,16 +73,15 @@ export interface Enforcer {
   dropped(owner: Owner): Promise<bigint>;
   /** The rules of an order that speak of what a packet meets. */
   places(owner: Owner, order: Order, met: Met): readonly Place[];
-  /** Calls when somebody else may have changed an owner's rules. */
+  /** Calls when an owner's rules are to be verified: somebody else may have changed them. */
   watch(handlers: WatchHandlers): Cancel;
   /** How often to look even if nobody told of a change. */
   readonly periodMs: number;
-  /** As `Rounds` has it: where nobody tells of changes, how soon they are found is worth more than the time it takes. */
-  readonly restFactor?: number;
 }
 
 export interface WatchHandlers {
-  onChange(): void;
+  /** @param owner whose rules; all owners' if it is not told. */
+  onChange(owner?: Owner): void;
   onFault(fault: Fault): void;
 }
 

@@ -249,6 +249,11 @@ export function resetsDropped(text: string, prefix: string): boolean {
   return dropping.some((suffix) => text.includes(`\n:${prefix}-${suffix} `));
 }
 
+/** Whether there is a rule that counts what is dropped. */
+export function countsDropped({ chains }: XtPresent, prefix: string): boolean {
+  return dropping.some((suffix) => (chains.get(`${prefix}-${suffix}`)?.length ?? 0) > 0);
+}
+
 /** The jumps that chains need, each once and first. */
 export function placedJumps(prefix: string, chains: ReadonlyMap<string, unknown>): Map<Entrance, JumpState> {
   const jumps = new Map<Entrance, JumpState>();

@@ -8,9 +8,9 @@
  */
 
 import { type Address, contains, type Family, familyOf } from "../lib/address.ts";
+import { isDeviceName } from "../lib/device.ts";
 import { Nets } from "../lib/nets.ts";
 import { type Connection, connectionStatus } from "./connection.ts";
-import { isDeviceName } from "./device.ts";
 import { isOffloaded } from "./entries.ts";
 import { type NetsApart, netsApart } from "./nets.ts";
 import { fingerprint } from "./nftrules.ts";

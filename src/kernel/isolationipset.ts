@@ -14,7 +14,7 @@
  *
  * No set holds two addresses on every kernel, and none gives one: a route takes a rule where it is looked up. So
  * that a packet does not walk over all, the rules lie in a tree by the digits of both addresses, a chain for at most
- * eight rules or sixteen branches; what is added or goes changes the chains on its way. Gate sees every packet, of
+ * sixteen rules or branches; what is added or goes changes the chains on its way. Gate sees every packet, of
  * both directions, before any translation: a route that is taken out stops its flow, whatever connection tracking
  * remembers. For answers from exits that takes their connections' end.
  *
@@ -29,8 +29,12 @@ import { fingerprint } from "./nftrules.ts";
 import type { Owner } from "./plan.ts";
 import type { Ports } from "./standins.ts";
 
-/** Rules that a chain of the tree holds at most before it branches. */
-const leaf = 8;
+/**
+ * Rules that a chain of the tree holds at most before it branches: as many as it has branches, so that stand-ins given
+ * one after the other share a chain. The iptables of nf_tables takes time by the square of the number of chains.
+ */
+const leaf = 16;
+const hex = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 /** Every address, as a set by device takes it. */
 const anywhere = { 4: "0.0.0.0/0", 6: "::/0" } as const;
 const icmp = { 4: "icmp", 6: "ipv6-icmp" } as const;
@@ -57,6 +61,23 @@ interface Spot {
   readonly what: string;
 }
 
+/** What becomes of packets that come in by a device with two addresses: of those that begin, and of answers. */
+interface Gap {
+  readonly key: string;
+  readonly from: Address;
+  readonly to: Address;
+  readonly device: string;
+  forth: string | undefined;
+  back: string | undefined;
+}
+
+/** Some of a list, by their places. */
+interface Stretch {
+  readonly spots: readonly Spot[];
+  readonly from: number;
+  readonly to: number;
+}
+
 /** What a tree's branches match by. */
 interface Sides {
   readonly letter: "g" | "d" | "s";
@@ -71,6 +92,7 @@ class Plotting {
   readonly #chains: Map<string, XtRule[]>;
   readonly #names = new Map<string, string>();
   readonly #taken = new Set<string>();
+  readonly #known = new Map<Address, string>();
 
   constructor(
     of: { family: Family; owner: Owner; isolated: Isolated },
@@ -138,34 +160,34 @@ class Plotting {
 
   /** Both directions of each route, as packets come in. */
   #gateSpots(paths: readonly Path[]): Spot[] {
-    const rules = new Map<string, { spot: Omit<Spot, "text" | "what">; ways: Map<string, string> }>();
-    const note = (
-      device: string,
-      ends: readonly [from: Address, to: Address],
-      way: readonly [string, string],
-    ) => {
-      const spot = spotOf(ends[0], ends[1]);
-      const key = `${spot.key} ${device}`;
-      const entry = rules.get(key) ?? { spot, ways: new Map<string, string>() };
-      rules.set(key, entry);
-      entry.ways.set(way[0], `-i ${device}|${way[1]}`);
+    const gaps = new Map<string, Gap>();
+    const gapOf = (device: string, from: Address, to: Address): Gap => {
+      const key = this.#keyOf(from, to);
+      let gap = gaps.get(key + device);
+      if (!gap) {
+        gap = { key, from, to, device, forth: undefined, back: undefined };
+        gaps.set(key + device, gap);
+      }
+      return gap;
     };
     for (const { device, source, standin, target, targetDevice, sourceStandin, ports } of paths) {
       const then = ports === undefined ? "-j RETURN" : `-g ${this.#name(this.#portName(ports))}`;
-      note(device, [source, standin], [original, then]);
+      gapOf(device, source, standin).forth = then;
       if (targetDevice !== undefined && sourceStandin !== undefined)
-        note(targetDevice, [target, sourceStandin], [reply, then]);
+        gapOf(targetDevice, target, sourceStandin).back = then;
     }
-    return [...rules.values()].flatMap(({ spot, ways }) => {
-      const [one, other] = [...ways.values()];
+    const spots: Spot[] = [];
+    for (const { key, from, to, device, forth, back } of gaps.values()) {
+      const match = `-i ${device} -s ${from} -d ${to}`;
+      const add = (text: string) => void spots.push({ key, from, to, text, what: "route" });
       // Where both directions may have everything, one rule is for both.
-      const list: (readonly [string, string])[] = ways.size === 2 && one === other ? [["", one!]] : [...ways];
-      return list.map(([direction, rule]) => {
-        const [device, then] = rule.split("|") as [string, string];
-        const match = `${device} -s ${spot.from} -d ${spot.to}${direction === "" ? "" : ` ${direction}`}`;
-        return { ...spot, text: `${match} ${then}`, what: "route" };
-      });
-    });
+      if (forth !== undefined && forth === back) add(`${match} ${forth}`);
+      else {
+        if (forth !== undefined) add(`${match} ${original} ${forth}`);
+        if (back !== undefined) add(`${match} ${reply} ${back}`);
+      }
+    }
+    return spots;
   }
 
   #translation(paths: readonly Path[]): void {
@@ -181,7 +203,9 @@ class Plotting {
       }
     }
     const targets = paths.map(({ device, source, standin, target }) => ({
-      ...spotOf(source, standin),
+      key: this.#keyOf(source, standin),
+      from: source,
+      to: standin,
       text: `-i ${device} -s ${source} -d ${standin} -j DNAT --to-destination ${target}`,
       what: "to the target",
     }));
@@ -190,10 +214,10 @@ class Plotting {
     const sources = new Map<string, Spot>();
     for (const { source, standin, sourceStandin } of paths) {
       if (sourceStandin === undefined) continue;
-      const spot = spotOf(source, standin);
+      const key = this.#keyOf(source, standin);
       const match = `-s ${source} -m conntrack --ctorigdst ${standin}`;
       const text = `${match} -j SNAT --to-source ${sourceStandin}`;
-      sources.set(spot.key, { ...spot, text, what: "as a stand-in" });
+      sources.set(key, { key, from: source, to: standin, text, what: "as a stand-in" });
     }
     const to = (prefix: string) => `-m conntrack --ctorigdst ${prefix}`;
     this.#tree("post", [...sources.values()], { letter: "s", to });
@@ -295,33 +319,49 @@ class Plotting {
   /** Rules where their addresses lead, below a chain: in it if they are few. */
   #tree(chain: string, spots: readonly Spot[], sides: Sides): void {
     const sorted = [...spots].sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0));
-    this.#branch(chain, sorted, sides);
+    this.#branch(chain, { spots: sorted, from: 0, to: sorted.length }, sides);
   }
 
-  #branch(chain: string, spots: readonly Spot[], sides: Sides): void {
-    const at =
-      spots.length > leaf ? commonLength(spots[0]!.key, spots.at(-1)!.key) : Number.POSITIVE_INFINITY;
-    if (at >= (spots[0]?.key.length ?? 0)) {
-      for (const { text, what } of spots) this.#add(chain, text, what);
+  #branch(chain: string, { spots, from, to }: Stretch, sides: Sides): void {
+    const size = spots[from]?.key.length ?? 0;
+    const at = to - from > leaf ? commonLength(spots[from]!.key, spots[to - 1]!.key) : size;
+    if (at >= size) {
+      const rules = this.#chain(chain);
+      for (let spot = from; spot < to; spot++) rules.push(ruleOf(spots[spot]!.text, spots[spot]!.what));
       return;
     }
-    const half = spots[0]!.key.length / 2;
-    for (let start = 0; start < spots.length; ) {
+    const half = size / 2;
+    for (let start = from; start < to; ) {
       const first = spots[start]!;
       const digits = first.key.slice(0, at + 1);
+      const digit = first.key.charCodeAt(at);
       let end = start + 1;
-      while (end < spots.length && spots[end]!.key.startsWith(digits)) end++;
+      while (end < to && spots[end]!.key.charCodeAt(at) === digit) end++;
       const match =
         at < half
           ? sides.to(prefixOf(first.to, (at + 1) * 4))
           : `-s ${prefixOf(first.from, (at + 1 - half) * 4)}`;
       const next = this.#short(sides.letter, digits);
       this.#add(chain, `${match} -g ${this.#name(next)}`, "group");
-      this.#branch(next, spots.slice(start, end), sides);
+      this.#branch(next, { spots, from: start, to: end }, sides);
       // Who is led on does not come back to see that nothing was found.
       if (sides.letter === "g") this.#add(next, `-g ${this.#name("stop")}`, "no route");
       start = end;
     }
+  }
+
+  #keyOf(from: Address, to: Address): string {
+    return this.#digits(to) + this.#digits(from);
+  }
+
+  /** An address comes again in several rules, and as the same text. */
+  #digits(address: Address): string {
+    let digits = this.#known.get(address);
+    if (digits === undefined) {
+      digits = digitsOf(address);
+      this.#known.set(address, digits);
+    }
+    return digits;
   }
 
   #portName(ports: readonly Ports[]): string {
@@ -384,17 +424,17 @@ class Plotting {
   }
 
   #add(suffix: string, text: string, what: string): void {
-    this.#chain(suffix).push({ text, comment: `gatehouse ${fingerprint(text)}: ${what}` });
+    this.#chain(suffix).push(ruleOf(text, what));
   }
 }
 
-function spotOf(from: Address, to: Address): Pick<Spot, "key" | "from" | "to"> {
-  return { key: digitsOf(to) + digitsOf(from), from, to };
+function ruleOf(text: string, what: string): XtRule {
+  return { text, comment: `gatehouse ${fingerprint(text)}: ${what}` };
 }
 
 function digitsOf(address: Address): string {
   let digits = "";
-  for (const byte of encodeAddress(address)) digits += byte.toString(16).padStart(2, "0");
+  for (const byte of encodeAddress(address)) digits += hex[byte];
   return digits;
 }
 

@@ -17,7 +17,7 @@
  *
  * The maps are asked for every packet, not for the first of a flow alone: a route that is taken out stops its flow
  * with the same transaction, whatever connection tracking remembers. A packet costs the same for one route and ten
- * thousand. What is accepted here still has to pass the firewall of the machine: see `accepts`.
+ * thousand. What is accepted here still has to pass the firewall of the machine, which `segments.sh` has let it.
  */
 
 import { type Family, familyOf } from "../lib/address.ts";
@@ -39,11 +39,14 @@ import {
   types,
 } from "./nftrules.ts";
 import { quoted } from "./nfttext.ts";
-import type { IsolationPlan, Ports } from "./standins.ts";
+import type { Ports } from "./standins.ts";
 
 const group4 = "224.0.0.251";
 const group6 = "ff02::fb";
 const listeners = ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
+
+/** Sets and maps that hold routes, of either family. */
+const routing = ["to", "as", "may", "homes"] as const;
 
 /** The table of a plan, or undefined if it manages no device. */
 export function isolationTable(isolated: Isolated): NftTable | undefined {
@@ -70,39 +73,17 @@ export function isolationTable(isolated: Isolated): NftTable | undefined {
   return { sets, chains, counted: true };
 }
 
-/**
- * What the machine's own firewall must accept for a plan to work, as rules of nft for the chains forward and input
- * of table `inet fw4`: files for /usr/share/nftables.d/chain-pre/<chain>/. With a firewall that forwards nothing
- * else between and from managed devices, nothing opens when our table is missing. "" where nothing is needed.
- */
-export function accepts(plan: IsolationPlan): { readonly forward: string; readonly input: string } {
-  const devices = plan.segments.flatMap((segment) => segment.devices.map(quoted));
-  if (devices.length === 0) return { forward: "", input: "" };
-  const from = `iifname { ${devices.join(", ")} }`;
-  const input = plan.segments.flatMap(({ devices: own, dns, mdns }) => {
-    const side = own.length === 0 ? "" : `iifname { ${own.map(quoted).join(", ")} }`;
-    const ports = [...new Set([dns.port4, dns.port6].filter((port) => port !== undefined))];
-    if (side === "") return [];
-    return [
-      ...(ports.length > 0
-        ? [`${side} meta l4proto { tcp, udp } th dport { ${ports.join(", ")} } accept\n`]
-        : []),
-      ...(mdns ? [`${side} udp dport 5353 accept\n`] : []),
-    ];
-  });
-  const doors = plan.doors.map(({ device, source, port }) => {
-    const who = source === undefined ? "" : `${protocols[familyOf(source)]} saddr ${source} `;
-    return `iifname ${quoted(device)} ${who}tcp dport ${port} accept\n`;
-  });
-  return {
-    forward: `${from} ct status dnat accept\n`,
-    input: [
-      `${from} udp dport { 67, 547 } accept\n`,
-      `${from} icmpv6 type { ${[...discovery, ...listeners].join(", ")} } accept\n`,
-      ...input,
-      ...new Set(doors),
-    ].join(""),
-  };
+/** A table as it would be without routes: nothing passes that does with them, and nothing else. */
+export function withoutRoutes(table: NftTable): NftTable {
+  const sets = new Map(table.sets);
+  for (const version of families) {
+    for (const kind of routing) {
+      const name = `${kind}${version}`;
+      const set = sets.get(name);
+      if (set) sets.set(name, { ...set, elements: new Map() });
+    }
+  }
+  return { ...table, sets };
 }
 
 function addMaps(sets: Map<string, NftSet>, paths: readonly Path[]): void {

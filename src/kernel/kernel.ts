@@ -4,25 +4,25 @@
  * `apply` takes an owner's whole plan and resolves when the kernel enforces it and the same plan lies in the state
  * directory as text that the boot script loads without us. Keeps per owner the plan in force. Plans of one owner
  * are applied one after the other, and of those that wait only the newest. What somebody else changes in our rules
- * is repaired; rules of others are never touched. Two back ends do the work: nft, or ipset with iptables.
+ * is repaired, each owner's for itself, whatever becomes of the disk; rules of others are never touched. Two back ends
+ * do the work: nft, or ipset with iptables.
  */
 
-import { sameBytes } from "../lib/bytes.ts";
+import { isDeviceName } from "../lib/device.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, System } from "../system/system.ts";
+import { BootTexts } from "./boottexts.ts";
 import type { Connection } from "./connection.ts";
 import { deleteConnections } from "./cut.ts";
-import { isDeviceName } from "./device.ts";
 import { type Backend, bootNames, type Enforcer, type Order, type Place } from "./enforcer.ts";
 import { entriesToCut, isOffloaded } from "./entries.ts";
 import { type Explanation, explainer, type Packet, type Reason } from "./explain.ts";
-import { type Answer, answerer, type Beginning } from "./isolate.ts";
 import { Lane } from "./lane.ts";
 import { type AnyPlan, cutsOf, isIsolation, orderOf, withoutHold } from "./order.ts";
 import { emptyPlan, type Owner } from "./plan.ts";
-import { Guards, renderGuards } from "./ports.ts";
+import { type Guarded, Guards, parseGuards, renderGuards } from "./ports.ts";
 import { openEnforcer } from "./probe.ts";
-import { Rounds } from "./rounds.ts";
+import { Rounds, saidOnce } from "./rounds.ts";
 import type { IsolationPlan } from "./standins.ts";
 
 export { type Connection, connectionStatus } from "./connection.ts";
@@ -33,7 +33,6 @@ export { entriesToCut } from "./entries.ts";
 export { blockedBy, type Explanation, explainer, explainPlan, type Packet, type Reason } from "./explain.ts";
 export type { SteerRoute, SteerRule } from "./fib.ts";
 export { type Answer, answerer, type Beginning, isolatedOf } from "./isolate.ts";
-export { accepts } from "./isolationnft.ts";
 export { type NeighbourSteering, openNeighbourSteering } from "./neighbour.ts";
 export { type LoggedPacket, Nflog, type NflogCounters, type NflogOptions, openNflog } from "./nflog.ts";
 export { type HeldPacket, Nfqueue, type NfqueueOptions, openNfqueue } from "./nfqueue.ts";
@@ -85,12 +84,12 @@ export interface KernelCounters {
 }
 
 const unguarded = { isolatedPorts: [], proxyArp: [], managed: [] };
+/** How soon rules that are missing are found and brought back is worth more than the time that looking takes. */
+const repairing = { restFactor: 1, maxRestMs: 1_000, firstRetryMs: 100, maxRetryMs: 1_000 };
+/** How far boot texts may lag. Flash wears. */
+const savePeriodMs = 300_000;
 /** The boot text of bridge ports and bridges, whatever the back end. */
 const guardsName = "isolation.guards";
-/** Without it at its end, the boot script takes a boot text for cut off and loads the copy. */
-const lastLine = "# complete";
-const copySuffix = ".copy";
-
 /** A plan ready for the back end. */
 interface Job {
   readonly plan: AnyPlan;
@@ -101,14 +100,17 @@ type Selection = (connection: Connection) => boolean;
 
 interface Owned {
   readonly lane: Lane<Job>;
+  readonly rounds: Rounds;
   /** Connections to be cut after what is in force. */
   readonly cuts: Lane<Selection>;
+  /** Boot texts of what is in force: beside the lane, for a disk that takes its time must not hold up a repair. */
+  readonly saves: Lane<void>;
   /** What is in force. */
   job: Job | undefined;
   /** The boot text says so, too. */
   saved: boolean;
-  /** Somebody waits for the boot text of a plan in the lane. */
-  awaited: boolean;
+  /** The boot text must not lag, whatever the caller says. */
+  isUrgent: boolean;
 }
 
 /** What happens to a packet, and where: plain data. */
@@ -123,7 +125,10 @@ export interface PacketExplanation {
 }
 
 export interface ApplyOptions {
-  /** False: the boot text may lag by some minutes, to spare the flash. Default true. */
+  /**
+   * False: the boot text may lag by some minutes, to spare the flash and the time to write it; for what may be missing
+   * after a reboot, until the next `apply`. Default true.
+   */
   readonly durable?: boolean;
 }
 
@@ -142,20 +147,22 @@ export async function openKernel(system: System, options: KernelOptions): Promis
   const enforcer = await openEnforcer(system, options.backend, options.lanDevices);
   for (const limit of enforcer.limits) system.log("warning", limit);
   const left = new Set(await system.list(options.stateDirectory));
+  const texts = new BootTexts(system, options.stateDirectory);
   return new Kernel(system, {
-    enforcer,
-    directory: options.stateDirectory,
+    ...{ enforcer, texts, left },
     lanDevices: options.lanDevices,
-    left,
+    guarded: parseGuards(left.has(guardsName) ? await texts.read(guardsName) : ""),
   });
 }
 
 interface KernelParts {
   readonly enforcer: Enforcer;
-  readonly directory: string;
+  readonly texts: BootTexts;
   readonly lanDevices: readonly string[];
   /** Files that lay in the state directory at start. */
   readonly left: Set<string>;
+  /** Ports and bridges that an earlier life changed. */
+  readonly guarded: ReturnType<typeof parseGuards>;
 }
 
 export class Kernel {
@@ -172,13 +179,12 @@ export class Kernel {
   readonly #parts: KernelParts;
   readonly #enforcer: Enforcer;
   readonly #owned = new Map<Owner, Owned>();
-  readonly #rounds: Rounds;
+  /** Boot texts that lag, or that the disk refused. */
+  readonly #saveRounds: Rounds;
   readonly #guards: Guards;
   /** Ports come and go more often than anybody is at our rules. */
   readonly #guardRounds: Rounds;
   readonly #unwatch: Cancel;
-  /** Path → the boot text that lies there, as far as it was read or written here. */
-  readonly #stored = new Map<string, string>();
   /** A connection was seen that a flowtable forwards. */
   #offloads = false;
   #closed = false;
@@ -189,20 +195,23 @@ export class Kernel {
     this.#parts = parts;
     this.#enforcer = parts.enforcer;
     this.backend = parts.enforcer.name;
-    this.#rounds = new Rounds(system, async () => void (await this.verify()), {
-      periodMs: parts.enforcer.periodMs,
-      ...(parts.enforcer.restFactor !== undefined && { restFactor: parts.enforcer.restFactor }),
-      onFault: (thrown) => system.log("error", messageOf(thrown)),
-    });
     this.#unwatch = parts.enforcer.watch({
-      onChange: () => this.#rounds.soon(),
+      onChange: (changed) => {
+        for (const [owner, { rounds }] of this.#owned)
+          if (changed === undefined || changed === owner) rounds.soon();
+      },
       onFault: (fault) => system.log("warning", fault.message),
+    });
+    const sayUnsaved = saidOnce((line) => system.log("error", line));
+    this.#saveRounds = new Rounds(system, () => this.#saveLagging().then(sayUnsaved.end), {
+      periodMs: savePeriodMs,
+      onFault: sayUnsaved.say,
     });
     this.#guardRounds = new Rounds(system, () => this.#guardAgain(), {
       onFault: (thrown) => system.log("warning", `Cannot guard bridge ports: ${messageOf(thrown)}`),
     });
-    this.#guards = new Guards(system, () => this.#guardRounds.soon());
-    void this.#rounds.start();
+    this.#guards = new Guards(system, () => this.#guardRounds.soon(), parts.guarded);
+    void this.#saveRounds.start();
     void this.#cut(entriesToCut(emptyPlan));
   }
 
@@ -220,8 +229,14 @@ export class Kernel {
   async apply(owner: Owner, plan: AnyPlan, { durable = true }: ApplyOptions = {}): Promise<void> {
     const job = { plan, order: orderOf(plan) };
     const owned = this.#own(owner);
-    owned.awaited ||= durable;
     await owned.lane.push(job);
+    if (!durable && !owned.isUrgent) return;
+    try {
+      await owned.saves.push();
+    } catch (thrown) {
+      this.#saveRounds.soon();
+      throw thrown;
+    }
   }
 
   /**
@@ -231,31 +246,34 @@ export class Kernel {
    * @throws Fault "kernel" or "storage" if something could not be put right; the next round tries again.
    */
   async verify(): Promise<string[]> {
-    const repaired: string[] = [];
-    const faults: unknown[] = [];
-    for (const [owner, owned] of this.#owned) {
-      try {
-        repaired.push(...(await owned.lane.between(() => this.#verifyOwner(owner, owned))));
-      } catch (thrown) {
-        // The other owners' rules are looked after all the same.
-        faults.push(thrown);
-      }
-    }
-    if (faults.length > 0) throw faults[0];
-    return repaired;
+    const outcomes = await Promise.allSettled(
+      [...this.#owned].map(async ([owner, owned]) => {
+        const repaired = await owned.lane.between(() => this.#repair(owner, owned));
+        if (!this.#closed) await owned.saves.push();
+        return repaired;
+      }),
+    );
+    return outcomes.flatMap((outcome) => {
+      // The other owners' rules are looked after all the same.
+      if (outcome.status === "rejected") throw outcome.reason;
+      return outcome.value;
+    });
   }
 
   /** Removes an owner's rules and boot texts, those of an earlier life and of the other back end too. */
   async clear(owner: Owner): Promise<void> {
     const owned = this.#own(owner);
     await owned.lane.between(async () => {
-      if (owned.job && isIsolation(owned.job.plan)) await this.#guards.apply(unguarded);
+      // Ports that an earlier life isolated are freed, too; for those that cannot be, the text stays.
+      const isFreed = owner === "isolation" && (await this.#guard(unguarded));
       owned.job = undefined;
+      owned.saved = false;
       await this.#enforcer.remove(owner);
-      await this.#clearOther(owner);
       const names = bootNames[this.backend](owner);
-      for (const name of owner === "isolation" ? [...names, guardsName] : names)
-        await this.#removeBootText(name);
+      await owned.saves.between(async () => {
+        await this.#clearOther(owner);
+        for (const name of isFreed ? [...names, guardsName] : names) await this.#parts.texts.remove(name);
+      });
     });
   }
 
@@ -285,12 +303,6 @@ export class Kernel {
     return { owner, backend, verdict, reasons: located, mark: "none" };
   }
 
-  /** What the isolation in force says of who would begin to talk to whom; undefined if it manages no such device. */
-  explainIsolation(beginning: Beginning): Answer | undefined {
-    const order = this.#owned.get("isolation")?.job?.order;
-    return order?.kind === "isolation" ? answerer(order.isolated)(beginning) : undefined;
-  }
-
   /** What `apply` would make true, as the text of its boot files. Touches nothing. */
   print(owner: Owner, plan: AnyPlan): string {
     const texts = this.#enforcer.bootTexts(owner, orderOf(plan));
@@ -309,7 +321,8 @@ export class Kernel {
     this.#unwatch();
     this.#guards.close();
     this.#guardRounds.close();
-    this.#rounds.close();
+    this.#saveRounds.close();
+    for (const { rounds } of this.#owned.values()) rounds.close();
   }
 
   #own(owner: Owner): Owned {
@@ -317,16 +330,34 @@ export class Kernel {
     if (present) return present;
     const owned: Owned = {
       job: undefined,
-      saved: true,
-      awaited: false,
+      saved: false,
+      isUrgent: false,
       lane: new Lane((job: Job) => this.#enforce(owner, job)),
+      saves: new Lane(() => this.#save(owner, owned)),
       cuts: new Lane((selection: Selection) => this.#cut(selection)),
+      rounds: this.#roundsOf(owner),
     };
     this.#owned.set(owner, owned);
+    // Nothing is in force yet: it only begins the period.
+    if (!this.#closed) void owned.rounds.start();
     return owned;
   }
 
-  async #verifyOwner(owner: Owner, { job, saved, cuts }: Owned): Promise<string[]> {
+  #roundsOf(owner: Owner): Rounds {
+    const { say, end } = saidOnce((line) => this.#system.log("error", line));
+    const job = async (begin: () => void) => {
+      const owned = this.#own(owner);
+      await owned.lane.between(() => {
+        begin();
+        return this.#repair(owner, owned);
+      });
+      end();
+    };
+    const { periodMs } = this.#enforcer;
+    return new Rounds(this.#system, job, { periodMs, ...repairing, onFault: say });
+  }
+
+  async #repair(owner: Owner, { job, cuts }: Owned): Promise<string[]> {
     if (!job || this.#closed) return [];
     const found = [...(await this.#enforcer.verify(owner, job.order))];
     if (found.length > 0) {
@@ -340,8 +371,14 @@ export class Kernel {
       const words = found.slice(0, 5).join(", ") + (found.length > 5 ? ` and ${found.length - 5} more` : "");
       this.#system.log("warning", `Rules of ${owner} were changed by somebody else; repaired: ${words}`);
     }
-    if (!saved) await this.#save(owner, job.order);
     return found.map((each) => `${owner}: ${each}`);
+  }
+
+  /** @throws Fault "storage" if the disk refused any. */
+  async #saveLagging(): Promise<void> {
+    const saves = [...this.#owned.values()].map(({ saves }) => saves.push());
+    for (const outcome of await Promise.allSettled(saves))
+      if (outcome.status === "rejected") throw outcome.reason;
   }
 
   async #enforce(owner: Owner, job: Job): Promise<void> {
@@ -354,20 +391,16 @@ export class Kernel {
       throw thrown;
     }
     this.counters[changed ? "applied" : "unchanged"]++;
+    const guards = owned.job ? guardsOf(owned.job.plan) : "";
     owned.job = job;
-    if (isIsolation(job.plan)) await this.#guard(job.plan);
+    owned.saved &&= !changed && guardsOf(job.plan) === guards;
+    // What is ours to take back one day must not be forgotten.
+    owned.isUrgent ||= guardsOf(job.plan) !== guards || this.#ofOther(owner).length > 0;
+    if (isIsolation(job.plan)) await this.#guard(guardedOf(job.plan));
     const selection = changed ? cutsOf(job.plan, job.order) : undefined;
     if (selection) {
       const cut = owned.cuts.push(selection);
       if (this.#offloads) await cut;
-    }
-    owned.saved &&= !changed;
-    const { awaited } = owned;
-    owned.awaited = false;
-    try {
-      if (awaited) await this.#save(owner, job.order);
-    } finally {
-      await this.#clearOther(owner);
     }
   }
 
@@ -388,13 +421,19 @@ export class Kernel {
     }
   }
 
-  /** What cannot be guarded is a limit, and tried again with the next round: the rules are in force either way. */
-  async #guard({ guards, segments }: IsolationPlan): Promise<void> {
+  /**
+   * What cannot be guarded is a limit, and tried again with the next round: the rules are in force either way.
+   *
+   * @returns whether nothing was refused.
+   */
+  async #guard(wanted: Guarded): Promise<boolean> {
     try {
-      await this.#guards.apply({ ...guards, managed: segments.flatMap(({ devices }) => devices) });
+      await this.#guards.apply(wanted);
+      return this.#guards.limits.length === 0;
     } catch (thrown) {
       this.#system.log("warning", `Cannot guard bridge ports: ${messageOf(thrown)}`);
       this.#guardRounds.soon();
+      return false;
     }
   }
 
@@ -403,38 +442,35 @@ export class Kernel {
     if (changed.length > 0) this.#system.log("info", `Guarded anew: ${changed.join(", ")}`);
   }
 
-  /** Writes the boot texts that differ from what lies there. What lay there at start is looked at once. */
-  async #save(owner: Owner, order: Order): Promise<void> {
+  /** Writes the boot texts of what is in force, if that has not been done. @throws Fault "storage" */
+  async #save(owner: Owner, owned: Owned): Promise<void> {
+    const { job } = owned;
+    if (!job) return;
     try {
-      await this.#system.makeDirectory(this.#parts.directory, 0o700);
-      // A kernel may refuse the whole text for what waits.
-      const texts = new Map(this.#enforcer.bootTexts(owner, withoutHold(order)));
-      const plan = this.#own(owner).job?.plan;
-      if (plan && isIsolation(plan)) texts.set(guardsName, renderGuards(plan.guards));
-      for (const [name, rules] of texts) {
-        const text = `${rules}${lastLine}\n`;
-        for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {
-          if (this.#stored.get(path) === text) continue;
-          const bytes = new TextEncoder().encode(text);
-          const known = this.#stored.delete(path);
-          const present = known ? undefined : await this.#system.read(path).catch(() => undefined);
-          if (!present || !sameBytes(present, bytes))
-            await this.#system.replace(path, bytes, { mode: 0o600 });
-          this.#stored.set(path, text);
-        }
+      if (!owned.saved) {
+        // A kernel may refuse the whole text for what waits.
+        const texts = new Map(this.#enforcer.bootTexts(owner, withoutHold(job.order)));
+        if (isIsolation(job.plan)) texts.set(guardsName, renderGuards(job.plan.guards));
+        await this.#parts.texts.save(texts);
       }
-      this.#own(owner).saved = true;
+      // Meanwhile another may have come into force.
+      if (owned.job === job) {
+        owned.saved = true;
+        owned.isUrgent = false;
+      }
     } catch (thrown) {
       this.counters.unsaved++;
       throw new Fault("storage", `Cannot store rules of ${owner}: ${messageOf(thrown)}`, { cause: thrown });
+    } finally {
+      await this.#clearOther(owner);
     }
   }
 
   /** What the other back end left, if the configuration has changed since: rules and boot texts. */
   async #clearOther(owner: Owner): Promise<void> {
-    const other = this.backend === "nft" ? "ipset" : "nft";
-    const names = bootNames[other](owner).filter((name) => this.#parts.left.has(name));
+    const names = this.#ofOther(owner);
     if (names.length === 0) return;
+    const other = this.backend === "nft" ? "ipset" : "nft";
     try {
       const enforcer = await openEnforcer(this.#system, other, this.#parts.lanDevices);
       await enforcer.remove(owner);
@@ -443,18 +479,21 @@ export class Kernel {
     }
     for (const name of names) {
       this.#parts.left.delete(name);
-      await this.#removeBootText(name);
+      await this.#parts.texts.remove(name);
     }
   }
 
-  async #removeBootText(name: string): Promise<void> {
-    for (const path of [this.#path(name), this.#path(`${name}${copySuffix}`)]) {
-      this.#stored.delete(path);
-      await this.#system.remove(path);
-    }
+  /** Boot texts that the other back end left. */
+  #ofOther(owner: Owner): readonly string[] {
+    const other = this.backend === "nft" ? "ipset" : "nft";
+    return bootNames[other](owner).filter((name) => this.#parts.left.has(name));
   }
+}
 
-  #path(name: string): string {
-    return `${this.#parts.directory}/${name}`;
-  }
+function guardedOf({ guards, segments }: IsolationPlan): Guarded {
+  return { ...guards, managed: segments.flatMap(({ devices }) => devices) };
+}
+
+function guardsOf(plan: AnyPlan): string {
+  return isIsolation(plan) ? renderGuards(plan.guards) : "";
 }

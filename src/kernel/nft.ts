@@ -10,13 +10,14 @@
 
 import { Fault, messageOf } from "../lib/fault.ts";
 import { isObject } from "../lib/json.ts";
-import type { Cancel, System } from "../system/system.ts";
+import type { Cancel, RunResult, System } from "../system/system.ts";
+import { Announcements } from "./announced.ts";
 import { Attributes } from "./attribute.ts";
 import { Drops } from "./drops.ts";
 import { egressTable } from "./egress.ts";
 import { complaint, type Enforcer, type Order, type Place, type WatchHandlers } from "./enforcer.ts";
-import { isolationTable } from "./isolationnft.ts";
-import { type Message, Netlink, netfilterProtocol, newCounters, routeProtocol } from "./netlink.ts";
+import { isolationTable, withoutRoutes } from "./isolationnft.ts";
+import { Netlink, newCounters, routeProtocol } from "./netlink.ts";
 import { type NftTable, nftTable, type TableFamily } from "./nftrules.ts";
 import {
   differences,
@@ -30,15 +31,11 @@ import { type Met, nftPlaces } from "./places.ts";
 import type { Owner } from "./plan.ts";
 import { decodeLink, type Link } from "./rtnetlink.ts";
 import { Subscription } from "./subscription.ts";
+import { Trial } from "./trial.ts";
 
-/** NFNLGRP_NFTABLES, and NFNL_SUBSYS_NFTABLES in the upper byte of a message's type. */
-const changesGroup = 7;
-const subsystem = 10;
-/** NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, …: the table's name is 1 in all of them. */
-const tableAttribute = 1;
-const nfgenmsgBytes = 4;
-const rememberedChildren = 32;
 const maxListBytes = 256 * 1024 * 1024;
+/** So many that the kernel takes some tenths of a second for them. */
+const manyElements = 5_000;
 const tablePrefix = "gatehouse_";
 /** RTNLGRP_LINK; RTM_NEWLINK, RTM_DELLINK and RTM_GETLINK; IFLA_IFNAME after struct ifinfomsg. */
 const link = { group: 1, come: 16, gone: 17, get: 18, nameAttribute: 3, headerBytes: 16 } as const;
@@ -72,12 +69,7 @@ export class Nft implements Enforcer {
   readonly #settings: NftSettings;
   readonly #families: readonly TableFamily[];
   readonly #known = new Map<Owner, Tables<Present>>();
-  /** Netlink ports, which are process ids, of nft processes of ours. */
-  readonly #children: number[] = [];
-  #running = 0;
-  /** Ports that changed our tables while a child ran whose process id we did not know yet. */
-  readonly #unknownPorts = new Set<number>();
-  #watcher: WatchHandlers | undefined;
+  readonly #announcements = new Announcements();
   readonly #attributes = new Attributes(link.nameAttribute);
   readonly #drops = new Drops();
   /** LAN devices that are there, and of them those that need a hook of their own. */
@@ -85,11 +77,14 @@ export class Nft implements Enforcer {
   #hooked: readonly string[] = [];
   /** A device has come or gone since. */
   #stale = true;
-  #holds: Promise<boolean> | undefined;
+  readonly #trial: Trial;
+  /** Isolation's tables depend on nothing but the order. */
+  readonly #rendered = new WeakMap<Order, Tables<NftTable | undefined>>();
 
   constructor(system: System, settings: NftSettings) {
     this.#system = system;
     this.#settings = settings;
+    this.#trial = new Trial(system, { limits: this.limits, attempt: () => this.#probeHold() });
     const { bridge, egress, lanDevices } = settings;
     this.#families = ["inet", ...(bridge ? ["bridge" as const] : []), ...(egress ? ["netdev" as const] : [])];
     this.seesDestinationMac = bridge || (egress && lanDevices.length > 0);
@@ -137,7 +132,7 @@ export class Nft implements Enforcer {
   }
 
   async enforce(owner: Owner, given: Order): Promise<boolean> {
-    const order = await this.#possible(given);
+    const order = await this.#trial.possible(given);
     if (this.#stale) await this.look();
     const wanted = this.#render(order);
     const known = this.#known.get(owner) ?? (await this.#read(owner));
@@ -165,7 +160,7 @@ export class Nft implements Enforcer {
   }
 
   async verify(owner: Owner, given: Order): Promise<readonly string[]> {
-    const order = await this.#possible(given);
+    const order = await this.#trial.possible(given);
     await this.look();
     const wanted = this.#render(order);
     this.#known.delete(owner);
@@ -176,7 +171,10 @@ export class Nft implements Enforcer {
       const words = here === "strange" ? ["the table was not ours"] : differences(here, there);
       return words.map((word) => `${family}: ${word}`);
     });
-    if (found.length > 0) await this.enforce(owner, order);
+    if (found.length > 0) {
+      await this.#shut(owner, order);
+      await this.enforce(owner, order);
+    }
     return found;
   }
 
@@ -201,19 +199,13 @@ export class Nft implements Enforcer {
   }
 
   watch(handlers: WatchHandlers): Cancel {
-    this.#watcher = handlers;
-    const subscription = new Subscription(
-      this.#system,
-      { protocol: netfilterProtocol, groups: [changesGroup], counters: newCounters() },
-      {
-        onEvent: (message) => this.#heard(message),
-        onGap: () => handlers.onChange(),
-        onFault: (fault) => handlers.onFault(fault),
-      },
-    );
+    const subscription = this.#announcements.watch(this.#system, {
+      concerns: ({ table }) => table.startsWith(tablePrefix),
+      onChange: () => handlers.onChange(),
+      onFault: (fault) => handlers.onFault(fault),
+    });
     const links = this.#settings.egress ? this.#watchLinks(handlers) : undefined;
     return () => {
-      this.#watcher = undefined;
       subscription.close();
       links?.close();
     };
@@ -244,7 +236,11 @@ export class Nft implements Enforcer {
   }
 
   #render(order: Order): Tables<NftTable | undefined> {
-    return new Map(this.#families.map((family) => [family, this.#renderTable(family, order)]));
+    const present = this.#rendered.get(order);
+    if (present) return present;
+    const tables = new Map(this.#families.map((family) => [family, this.#renderTable(family, order)]));
+    if (order.kind === "isolation") this.#rendered.set(order, tables);
+    return tables;
   }
 
   #renderTable(family: TableFamily, order: Order): NftTable | undefined {
@@ -255,23 +251,24 @@ export class Nft implements Enforcer {
     return nftTable(family, dispatch, { lanDevices, tap, reportGroup });
   }
 
-  /** An order without what this kernel cannot do; looked up when it is first asked for. */
-  async #possible(order: Order): Promise<Order> {
-    if (order.kind !== "blocks" || order.tap?.queue === undefined) return order;
-    this.#holds ??= this.#probeHold().catch((thrown) => {
-      this.#holds = undefined;
-      throw thrown;
-    });
-    return (await this.#holds) ? order : { ...order, tap: { group: order.tap.group } };
+  /** Makes what somebody removed deny first, where all of it would take its time. */
+  async #shut(owner: Owner, order: Order): Promise<void> {
+    const present = this.#known.get(owner);
+    const table = this.#render(order).get("inet");
+    if (order.kind !== "isolation" || !present || !table) return;
+    const here = present.get("inet");
+    if (here !== undefined && here !== "strange") return;
+    let size = 0;
+    for (const { elements } of table.sets.values()) size += elements.size;
+    if (size < manyElements) return;
+    const shut = withoutRoutes(table);
+    if ((await this.#change(owner, renderTable(nameOf("inet", owner), shut))) === undefined)
+      this.#known.set(owner, new Map(present).set("inet", shut));
   }
 
-  async #probeHold(): Promise<boolean> {
+  async #probeHold(): Promise<string | undefined> {
     const { status, stderr } = await this.#nft(["-c", "-f", "-"], holdProbe);
-    if (status === 0) return true;
-    const limit = `Answers of DNS do not wait until the rules follow them: ${complaint(stderr, status)}`;
-    this.limits.push(limit);
-    this.#system.log("warning", limit);
-    return false;
+    return status === 0 ? undefined : complaint(stderr, status);
   }
 
   #watchLinks(handlers: WatchHandlers): Subscription {
@@ -339,41 +336,19 @@ export class Nft implements Enforcer {
     return status === 0 ? undefined : complaint(stderr, status);
   }
 
-  async #nft(args: readonly string[], input?: string) {
-    this.#running++;
-    try {
-      const result = await this.#system.run(["nft", ...args], {
+  async #nft(args: readonly string[], input?: string): Promise<RunResult> {
+    const run = () =>
+      this.#system.run(["nft", ...args], {
         maxOutputBytes: maxListBytes,
         ...(input === undefined ? {} : { input }),
       });
-      if (input !== undefined && !args.includes("-c")) {
-        this.#children.push(result.pid);
-        if (this.#children.length > rememberedChildren) this.#children.shift();
-      }
-      return result;
+    try {
+      return await (input === undefined || args.includes("-c") ? run() : this.#announcements.ours(run));
     } catch (thrown) {
       // Killed or never started: what the kernel holds now is to be read.
       this.#known.clear();
       throw new Fault("kernel", `Cannot run nft: ${messageOf(thrown)}`, { cause: thrown });
-    } finally {
-      this.#running--;
-      if (this.#running === 0) this.#settlePorts();
     }
-  }
-
-  #heard({ type, port, bytes, start, end }: Message): void {
-    if (type >> 8 !== subsystem || this.#children.includes(port)) return;
-    if (this.#running > 0 && this.#unknownPorts.has(port)) return;
-    this.#attributes.read(bytes, start + nfgenmsgBytes, end);
-    if (!this.#attributes.text(tableAttribute)?.startsWith(tablePrefix)) return;
-    if (this.#running > 0) this.#unknownPorts.add(port);
-    else this.#watcher?.onChange();
-  }
-
-  #settlePorts(): void {
-    const foreign = [...this.#unknownPorts].some((port) => !this.#children.includes(port));
-    this.#unknownPorts.clear();
-    if (foreign) this.#watcher?.onChange();
   }
 }
 

@@ -8,14 +8,15 @@
  *
  * Kept: what was asked last, and which settings are ours to take back. A port that comes, or loses its setting (some
  * Wi-Fi drivers forget it), is told of by the kernel and set again. What the kernel or a driver refuses is a limit,
- * said once and listed as long as it lasts. Ports and proxied ARP are taken back when they are asked for no more;
- * what devices take and send as redirects stays, being what a router wants anyway.
+ * said once and listed as long as it lasts. Isolation of ports and proxied ARP, those of an earlier life too, are taken
+ * back when they are asked for no more; what devices take and send as redirects stays, being what a router wants anyway.
  */
 
+import { isDeviceName } from "../lib/device.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { Attributes, concat, encodeAttributes, host } from "./attribute.ts";
-import { isDeviceName } from "./device.ts";
+import { Lane } from "./lane.ts";
 import { type Message, Netlink, newCounters, routeProtocol } from "./netlink.ts";
 import { Subscription } from "./subscription.ts";
 
@@ -35,6 +36,16 @@ export function renderGuards({
 }: Pick<Guarded, "isolatedPorts" | "proxyArp">): string {
   const lines = [...isolatedPorts.map((name) => `port ${name}`), ...proxyArp.map((name) => `bridge ${name}`)];
   return lines.map((line) => `${line}\n`).join("");
+}
+
+/** Reads back what was rendered; a line that says nothing of a device is passed over. */
+export function parseGuards(text: string): Pick<Guarded, "isolatedPorts" | "proxyArp"> {
+  const names = (kind: string) =>
+    text.split("\n").flatMap((line) => {
+      const [word, name, ...more] = line.split(" ");
+      return word === kind && name !== undefined && more.length === 0 && isDeviceName(name) ? [name] : [];
+    });
+  return { isolatedPorts: names("port"), proxyArp: names("bridge") };
 }
 
 /** RTNLGRP_LINK, RTM_…LINK, AF_BRIDGE, and of `struct ifinfomsg` the size. */
@@ -79,17 +90,28 @@ export class Guards {
   readonly #onChange: () => void;
   #wanted: Guarded = { isolatedPorts: [], proxyArp: [], managed: [] };
   /** Ports and bridges that we have changed: theirs to take back. */
-  readonly #ports = new Set<string>();
-  readonly #bridges = new Set<string>();
+  readonly #ports: Set<string>;
+  readonly #bridges: Set<string>;
+  /** What one run has set, another that began before it must not set back. */
+  readonly #lane = new Lane<void>(() => Promise.resolve());
   /** What was refused → the sentence about it. */
   readonly #refused = new Map<string, string>();
   #watch: Cancel | undefined;
   #closed = false;
 
-  /** @param onChange a device that is guarded has come, or may have been changed: `verify` is to be called. */
-  constructor(system: System, onChange: () => void) {
+  /**
+   * @param onChange a device that is guarded has come, or may have been changed: `verify` is to be called.
+   * @param before ports and bridges that an earlier life changed.
+   */
+  constructor(
+    system: System,
+    onChange: () => void,
+    before: Pick<Guarded, "isolatedPorts" | "proxyArp"> = { isolatedPorts: [], proxyArp: [] },
+  ) {
     this.#system = system;
     this.#onChange = onChange;
+    this.#ports = new Set(before.isolatedPorts);
+    this.#bridges = new Set(before.proxyArp);
   }
 
   /** What the machine refused, in sentences. */
@@ -111,7 +133,11 @@ export class Guards {
   }
 
   /** Sets what is not as it was asked. @returns what it was, a few words each. */
-  async verify(): Promise<string[]> {
+  verify(): Promise<string[]> {
+    return this.#lane.between(() => this.#verify());
+  }
+
+  async #verify(): Promise<string[]> {
     const { isolatedPorts, proxyArp, managed } = this.#wanted;
     const used = isolatedPorts.length + proxyArp.length + managed.length > 0;
     // A round that was under way may end after `close`.
@@ -135,8 +161,11 @@ export class Guards {
     }
     for (const bridge of [...this.#bridges]) {
       if (proxyArp.includes(bridge)) continue;
-      this.#bridges.delete(bridge);
-      await attempt(`proxy_arp_pvlan of ${bridge}`, () => this.#write(bridge, "proxy_arp_pvlan", "0"));
+      await attempt(`proxy_arp_pvlan of ${bridge}`, async () => {
+        const isChanged = await this.#write(bridge, "proxy_arp_pvlan", "0");
+        this.#bridges.delete(bridge);
+        return isChanged;
+      });
     }
     // Of a device's own setting and that for all the kernel takes what says yes.
     const quiet = managed.length === 0 ? [] : ["all", ...managed];
@@ -163,14 +192,17 @@ export class Guards {
         const port = ports.get(name);
         const isolated = wanted.has(name);
         if (isolated) this.#ports.add(name);
-        else this.#ports.delete(name);
         // One that is not there yet, or in no bridge, is told of when it is.
-        if (!port || port.isolated === isolated) continue;
+        if (!port || port.isolated === isolated) {
+          if (!isolated) this.#ports.delete(name);
+          continue;
+        }
         await attempt(`isolation of port ${name}`, async () => {
           const payload = encodeIsolation(port.ifindex, isolated);
           await netlink.request({ type: link.set, payload, verb: `isolate port ${name}` });
           if ((await readPorts(netlink)).get(name)?.isolated === !isolated)
             throw new Fault("unsupported", "the driver does not keep it");
+          if (!isolated) this.#ports.delete(name);
           return true;
         });
       }

@@ -2,7 +2,8 @@
  * The interface of a tunnel made ready: an address of our own, a network that leads into it, its MTU, and up.
  *
  * The interface is there already (whoever opened the TUN made it) and everything set here goes with it, so nothing is
- * ever taken back. Each step is acknowledged by the kernel and may be done again. Two settings come first: the kernel
+ * ever taken back: but for a refusal, if one is asked for, that stays and takes the net's packets while there is no
+ * interface. Each step is acknowledged by the kernel and may be done again. Two settings come first: the kernel
  * takes packets from the interface that bear its own address, because errors that the tunnel makes do; and it says
  * nothing by itself into it (router solicitations).
  *
@@ -12,12 +13,12 @@
  * Source: rtnetlink(7), linux/if_link.h, linux/if_addr.h, Documentation/networking/ip-sysctl.rst.
  */
 
-import { type Address, encodeAddress, familyOf, type Prefix } from "../lib/address.ts";
+import { type Address, encodeAddress, familyOf, type Prefix, prefixOf } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
 import type { Disk } from "../system/system.ts";
-import { type AttributeList, concat, encodeAttributes, host } from "./attribute.ts";
-import { encodeRoute, fibMessage } from "./fib.ts";
-import { Netlink, type NetlinkSystem, routeProtocol } from "./netlink.ts";
+import { type AttributeList, Attributes, concat, encodeAttributes, host } from "./attribute.ts";
+import { encodeFibQuestion, encodeRoute, fibMessage } from "./fib.ts";
+import { type Message, Netlink, type NetlinkSystem, routeProtocol } from "./netlink.ts";
 import { decodeLink, type Link } from "./rtnetlink.ts";
 
 export interface TunnelPlan {
@@ -31,14 +32,26 @@ export interface TunnelPlan {
   readonly mtuBytes: number;
   /** Packets that may wait for the tunnel's program. Default 2000. */
   readonly queuePackets?: number;
-  /** RTA_PROTOCOL of the route: who made it. */
+  /** RTA_PROTOCOL of the routes: who made them. */
   readonly protocol: number;
+  /**
+   * Whether packets for the net are refused, instead of taking the default route, when the interface is gone: by an
+   * unreachable route, the last that counts. Those for other nets that bear the protocol's number go. Default false.
+   */
+  readonly refuses?: boolean;
 }
 
 const message = { newLink: 16, getLink: 18, newAddress: 20 } as const;
 /** IFLA_MTU, IFLA_TXQLEN; IFLA_IFNAME. */
 const linkAttribute = { name: 3, mtu: 4, queue: 13 } as const;
 const addressAttribute = { address: 1, local: 2 } as const;
+/** RTA_DST, RTA_PRIORITY. */
+const routeAttribute = { to: 1, metric: 6 } as const;
+const routeHeaderBytes = 12;
+/** RTN_UNREACHABLE: who sends is told so at once. */
+const unreachable = 7;
+const lastMetric = 0xffff_ffff;
+const attributes = new Attributes(30);
 /** NLM_F_REPLACE and NLM_F_CREATE. */
 const put = 0x100 | 0x400;
 const isUp = 1;
@@ -62,6 +75,7 @@ export async function raiseTunnel(
   const netlink = new Netlink(system, { protocol: routeProtocol });
   try {
     const link = await linkNamed(netlink, plan.device);
+    if (plan.refuses) await refuse(netlink, plan);
     await prepare(system, plan.device, family);
     await netlink.request({
       type: message.newLink,
@@ -91,6 +105,58 @@ export async function raiseTunnel(
   } finally {
     netlink.close();
   }
+}
+
+/** The refusal of a net comes before those of others go. */
+async function refuse(netlink: Netlink, { net, protocol }: TunnelPlan): Promise<void> {
+  await netlink.request({
+    type: fibMessage.newRoute,
+    flags: put,
+    payload: encodeRefusal(net, protocol),
+    verb: `refuse ${net}`,
+  });
+  for (const family of [4, 6] as const) {
+    const others: Uint8Array[] = [];
+    await netlink.dump(
+      { type: fibMessage.getRoute, payload: encodeFibQuestion(family), verb: "read routes" },
+      {
+        onMessage: (answer) => {
+          const found = refusalIn(answer);
+          if (found?.protocol === protocol && found.net !== net) others.push(found.message);
+        },
+        onRestart: () => void others.splice(0),
+      },
+    );
+    // One that somebody else removed meanwhile is gone all the same.
+    const questions = others.map((payload) => {
+      return { type: fibMessage.deleteRoute, payload, verb: "remove a refusal" };
+    });
+    await netlink.requestAll(questions);
+  }
+}
+
+function encodeRefusal(net: Prefix, protocol: number): Uint8Array {
+  const [base, length] = net.split("/") as [Address, string];
+  const family = familyOf(base) === 6 ? inet6 : inet;
+  return concat([
+    Uint8Array.of(family, Number(length), 0, 0, mainTable, protocol, 0, unreachable),
+    host.bytes32(0),
+    encodeAttributes([
+      [routeAttribute.to, encodeAddress(base)],
+      [routeAttribute.metric, host.bytes32(lastMetric)],
+    ]),
+  ]);
+}
+
+/** The unreachable route that a message tells of. */
+function refusalIn(answer: Message): { net: Prefix; protocol: number; message: Uint8Array } | undefined {
+  const { bytes, start, end } = answer;
+  const from = start + routeHeaderBytes;
+  if (from > end || bytes[start + 7] !== unreachable || !attributes.read(bytes, from, end)) return undefined;
+  const to = attributes.address(routeAttribute.to);
+  if (to === undefined || attributes.number32(routeAttribute.metric, host) !== lastMetric) return undefined;
+  const net = prefixOf(to, bytes[start + 1]!);
+  return { net, protocol: bytes[start + 5]!, message: bytes.slice(start, end) };
 }
 
 async function linkNamed(netlink: Netlink, name: string): Promise<Link> {

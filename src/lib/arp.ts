@@ -16,6 +16,7 @@
  */
 
 import { type Address, decodeAddress, decodeMac, encodeAddress, type Mac, scopeOf } from "./address.ts";
+import { fold, put16, sumOf } from "./checksum.ts";
 import { decodeArp, EtherType, protocolOf } from "./frame.ts";
 import { ICMPV6 } from "./packet.ts";
 
@@ -165,7 +166,7 @@ function decodeNd(packet: Uint8Array): Spoken | Unspoken {
   if (end < ipv6Bytes + ndBytes) return "short";
   // No router passes on a packet with the highest hop limit: who sends it is on this link.
   if (packet[7] !== 255) return "hops";
-  if (sumOf(packet, end) !== 0xffff) return "checksum";
+  if (sumOfNd(packet, end) !== 0xffff) return "checksum";
   const told = { [sourceOption]: undefined as Mac | undefined, [targetOption]: undefined as Mac | undefined };
   for (let at = ipv6Bytes + ndBytes; at < end; ) {
     const length = at + 2 > end ? 0 : packet[at + 1]! * 8;
@@ -228,18 +229,13 @@ function encodeNd({ type, flags, source, destination, target, option }: NdFields
   packet.set([type, 0, 0, 0, flags], ipv6Bytes);
   packet.set(encodeAddress(target), ipv6Bytes + 8);
   if (option) packet.set([option[0], 1, ...bytesOf(option[1])], ipv6Bytes + ndBytes);
-  const checksum = ~sumOf(packet, packet.length) & 0xffff;
-  packet.set([checksum >> 8, checksum & 255], ipv6Bytes + 2);
+  put16(packet, ipv6Bytes + 2, ~sumOfNd(packet, packet.length) & 0xffff);
   return packet;
 }
 
-/** RFC 1071's sum over the pseudo header and the ICMPv6 message; 0xffff if the checksum in it is right. */
-function sumOf(packet: Uint8Array, end: number): number {
-  // The length and the protocol of the pseudo header.
-  let sum = end - ipv6Bytes + ICMPV6;
-  for (let at = 8; at < end; at += 2) sum += (packet[at]! << 8) | (at + 1 < end ? packet[at + 1]! : 0);
-  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
-  return sum;
+/** The sum over the pseudo header (both addresses, length, protocol) and the message; 0xffff if its checksum is right. */
+function sumOfNd(packet: Uint8Array, end: number): number {
+  return fold(sumOf(packet, 8, end - 8) + end - ipv6Bytes + ICMPV6);
 }
 
 /** The six bytes of a MAC. */

@@ -32,7 +32,10 @@ import {
   parseMac,
 } from "./address.ts";
 import { formatName, parseName } from "./dns.ts";
+import { hostIsLittle } from "./endian.ts";
 import { ICMP, ICMPV6 } from "./packet.ts";
+
+export { hostIsLittle } from "./endian.ts";
 
 /** What passed between two ends since the last message on them. */
 export interface ExternalPacket {
@@ -101,9 +104,6 @@ export type ExternalReason =
   | "mac";
 
 export type ExternalOutcome = ExternalMessage | { readonly kind: "dropped"; readonly reason: ExternalReason };
-
-/** Whether this machine is little-endian: routers have either. */
-export const hostIsLittle = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
 const Type = { packet: 1, query: 2, answer: 3, neighbour: 4 } as const;
 const headerBytes = 8;

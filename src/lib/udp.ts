@@ -11,6 +11,7 @@
  */
 
 import { type Address, encodeAddress, familyOf } from "./address.ts";
+import { fold, sumOf } from "./checksum.ts";
 import { UDP } from "./packet.ts";
 
 export interface UdpFields {
@@ -49,7 +50,7 @@ export function encodeUdp({ source, destination, data, hops, ...ports }: UdpFiel
     packet.set([0x45, 0]);
     view.setUint16(2, packet.length);
     packet.set([0x40, 0, hops, UDP], 6);
-    view.setUint16(10, ~sum(packet.subarray(0, at)) & 0xffff);
+    view.setUint16(10, ~fold(sumOf(packet, 0, at)) & 0xffff);
   } else {
     packet.set([0x60]);
     view.setUint16(4, bytes);
@@ -60,14 +61,7 @@ export function encodeUdp({ source, destination, data, hops, ...ports }: UdpFiel
   view.setUint16(at + 4, bytes);
   packet.set(data, at + headerBytes);
   // The pseudo header is both addresses, the length and the protocol; 0 would say that there is no checksum.
-  view.setUint16(at + 6, ~sum(packet.subarray(addresses), bytes + UDP) & 0xffff || 0xffff);
+  const covered = sumOf(packet, addresses, packet.length - addresses) + bytes + UDP;
+  view.setUint16(at + 6, ~fold(covered) & 0xffff || 0xffff);
   return packet;
-}
-
-/** The sum of the 16-bit words, carries added; an odd byte at the end is a high one. */
-function sum(bytes: Uint8Array, seed = 0): number {
-  let total = seed;
-  for (let at = 0; at < bytes.length; at += 2) total += (bytes[at]! << 8) | (bytes[at + 1] ?? 0);
-  while (total > 0xffff) total = (total & 0xffff) + (total >>> 16);
-  return total;
 }

@@ -33,7 +33,7 @@ import {
   type Traffic,
 } from "./node.ts";
 import { type Listeners, Roster } from "./roster.ts";
-import { type NodesState, nodesVersion, parseNodes } from "./saved.ts";
+import { maxNodesBytes, type NodesState, nodesVersion, parseNodes } from "./saved.ts";
 import { type NodesStatus, statusOf } from "./status.ts";
 import { Tap, type TapMessage } from "./tap.ts";
 import { Usage } from "./usage.ts";
@@ -55,7 +55,7 @@ export type { Adoption } from "./user.ts";
 export type { Flags } from "./view.ts";
 
 /** For the store: what `save` returns, and how it is read. */
-export const nodesFormat = { version: nodesVersion, parse: parseNodes };
+export const nodesFormat = { version: nodesVersion, parse: parseNodes, maxBytes: maxNodesBytes };
 
 export interface NodesOptions extends Listeners {
   readonly limits?: Partial<Limits>;

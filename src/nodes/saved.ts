@@ -69,9 +69,11 @@ export interface NodesState {
   readonly apart: readonly (readonly [number, number])[];
 }
 
-/** More than any limit that a configuration could sensibly set. */
-const NODES = 131_072;
-const PER_NODE = 1024;
+/** What a configuration may allow at most. */
+const NODES = 262_144;
+const PER_NODE = 4096;
+/** Of the file: nodes with three addresses, names and counters each have about half of that. */
+export const maxNodesBytes = NODES * 1_024;
 const DAYS = 1e8;
 const TEXT = 1024;
 const kinds: readonly Kind[] = ["device", "local", "name", "address", "router", "gateway"];

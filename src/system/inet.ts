@@ -128,7 +128,8 @@ function listening(server: Server, options: TcpListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
     const fail = (error: Error) => reject(nodeFault(error, `listen on ${show(options)}`));
     server.once("error", fail);
-    server.listen({ host: options.address, port: options.port, backlog, ipv6Only: true }, () => {
+    const host = hostOf({ ...options, ...(options.ifindex !== undefined && { zone: options.ifindex }) });
+    server.listen({ host, port: options.port, backlog, ipv6Only: true }, () => {
       server.off("error", fail);
       resolve();
     });
@@ -144,16 +145,25 @@ function remoteOf(socket: Socket): Endpoint | undefined {
   return { address, port: socket.remotePort, ...(index > 0 && { zone: index }) };
 }
 
-/** Node writes a zone by the name of its interface. */
+/** Node writes a zone by the name of its interface, and takes it by nothing else. */
 function zoneIndex(name: string): number {
   if (/^[0-9]+$/.test(name)) return Number(name);
-  const own = (require("node:os") as typeof import("node:os")).networkInterfaces()[name] ?? [];
-  for (const each of own) if (each.family === "IPv6" && each.scopeid > 0) return each.scopeid;
-  return 0;
+  return zones().find((zone) => zone.name === name)?.index ?? 0;
 }
 
-function hostOf({ address, zone }: Endpoint): string {
-  return zone === undefined ? address : `${address}%${zone}`;
+/** A link-local address with its zone, as Node takes it; without, if there is no such zone (now). */
+function hostOf({ address, zone }: Pick<Endpoint, "address" | "zone">): string {
+  const name = isLinkLocal(address) ? zones().find(({ index }) => index === zone)?.name : undefined;
+  return name === undefined ? address : `${address}%${name}`;
+}
+
+function zones(): { readonly name: string; readonly index: number }[] {
+  const all = (require("node:os") as typeof import("node:os")).networkInterfaces();
+  return Object.entries(all).flatMap(([name, own = []]) =>
+    own.flatMap((each) =>
+      each.family === "IPv6" && each.scopeid > 0 ? [{ name, index: each.scopeid }] : [],
+    ),
+  );
 }
 
 /** sockaddr_in or sockaddr_in6, with the zone in sin6_scope_id, which is in the order of the CPU. */

@@ -46,6 +46,8 @@ export interface JournalFormat<Saved> {
   readonly version: number;
   /** What the list of entries is called in the files. */
   readonly list: string;
+  /** Of a file, as for a store: the longest that is one of this room's. */
+  readonly maxBytes?: number;
   /** Begins with a file. */
   open(): JournalReader<Saved>;
 }
@@ -83,6 +85,7 @@ export async function openJournal<Saved>(
   const { store, state, damage } = await openStore(system, `${stem}.json`, {
     decode: (bytes) => decodeWhole(bytes, format),
     encode: (pieces: Iterable<Uint8Array>) => pieces,
+    ...(format.maxBytes !== undefined && { maxBytes: format.maxBytes }),
     ...(options.onFault && { onFault: options.onFault }),
   });
   const damages = damage ? [damage.message] : [];
@@ -94,7 +97,7 @@ export async function openJournal<Saved>(
   const read = async (piece: Piece) => {
     const path = pathOf(directory, piece);
     try {
-      const bytes = await system.read(path, maxPieceBytes);
+      const bytes = await system.read(path, format.maxBytes ?? maxPieceBytes);
       if (!bytes) throw new Fault("not-found", "it is gone");
       sizes.pieces += bytes.length;
       return { saved: decodeFile(bytes, format, (file) => file) };

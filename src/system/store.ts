@@ -4,7 +4,8 @@
  * `{"version": 1, "state": …}`, two-space indented, bigints as decimal strings, beside it `<file>.old`, the
  * generation before, and where decisions are at stake `<file>.copy`, the same once more: damage to one file then
  * costs nothing that was acknowledged. A file that cannot be read is moved to `<file>.damaged-<n>` (three are
- * kept) and the copy, else the generation before, takes its place. Rooms ask for a save with a function that renders their present state;
+ * kept) and the copy, else the generation before, takes its place; nothing is written that would be too long to be
+ * read again. Rooms ask for a save with a function that renders their present state;
  * callers that come while a write is under way share the next one. A disk that refuses is tried again, slower
  * and slower, until the last rendered state lies on it; who opened the store is told once when that begins and
  * once when it ends. A room whose state is large reads and writes the bytes of its file itself, piece by piece.
@@ -33,6 +34,11 @@ export interface PieceFormat<State, Saved> extends Told {
 }
 
 interface Told {
+  /**
+   * The longest file that is one of this room's: what its own bounds come to, at their most. Default 32 MiB. What is
+   * longer is neither read nor written.
+   */
+  readonly maxBytes?: number;
   /** Told when what was rendered last is durable. */
   onSaved?(): void;
   /** Told the first fault of a row, and `undefined` when the state is on disk again. */
@@ -47,7 +53,7 @@ export interface OpenedStore<State, Saved = Json> {
   readonly damage?: Fault;
 }
 
-const maxFileBytes = 32 * 1024 * 1024;
+const defaultMaxBytes = 32 * 1024 * 1024;
 const keptDamaged = 3;
 const firstRetryMs = 1_000;
 const lastRetryMs = 60_000;
@@ -70,10 +76,12 @@ export async function openStore<State, Saved = Json>(
   const encode = (saved: Saved) =>
     "encode" in format ? format.encode(saved) : encodeStore(format.version, saved as Json);
   await system.makeDirectory(path.slice(0, path.lastIndexOf("/")) || "/", 0o700).catch(() => {});
-  const current = await readGeneration(system, path, decode);
+  const { maxBytes = defaultMaxBytes } = format;
+  const read = (file: string) => readGeneration(system, file, { decode, maxBytes });
+  const current = await read(path);
   const parts = { told: format, isCopied, encode };
   if (current.kind === "good") {
-    const copy = isCopied ? await readGeneration(system, `${path}.copy`, decode) : undefined;
+    const copy = isCopied ? await read(`${path}.copy`) : undefined;
     // What is written in pieces is not compared with what lies there.
     const bytes = "decode" in format ? ("good" as const) : current.bytes;
     const there = { current: bytes, ...(copy?.kind === "good" && { copy: copy.bytes }) };
@@ -88,7 +96,7 @@ export async function openStore<State, Saved = Json>(
   let state: State | undefined;
   let left = "no copy or previous generation can be read";
   for (const { suffix, used } of stands) {
-    const stand = await readGeneration(system, `${path}${suffix}`, decode);
+    const stand = await read(`${path}${suffix}`);
     missing &&= stand.kind === "missing";
     if (stand.kind !== "good") continue;
     [state, left] = [stand.state, used];
@@ -102,6 +110,21 @@ export async function openStore<State, Saved = Json>(
   return { store, state, damage };
 }
 
+/** The state that `openStore` would find, with nothing touched: whose file it is may be writing it. */
+export async function peekStore<State>(
+  disk: Disk,
+  path: string,
+  format: StoreFormat<State>,
+): Promise<State | undefined> {
+  const { maxBytes = defaultMaxBytes } = format;
+  const decode = (bytes: Uint8Array) => decodeStore(bytes, format);
+  for (const suffix of ["", ".copy", ".old"]) {
+    const found = await readGeneration(disk, `${path}${suffix}`, { decode, maxBytes });
+    if (found.kind === "good") return found.state;
+  }
+  return undefined;
+}
+
 type Generation<State> =
   | { readonly kind: "good"; readonly state: State; readonly bytes: Uint8Array }
   | { readonly kind: "missing" }
@@ -110,12 +133,12 @@ type Generation<State> =
 async function readGeneration<State>(
   disk: Disk,
   path: string,
-  decode: (bytes: Uint8Array) => State,
+  how: { readonly decode: (bytes: Uint8Array) => State; readonly maxBytes: number },
 ): Promise<Generation<State>> {
   try {
-    const bytes = await disk.read(path, maxFileBytes);
+    const bytes = await disk.read(path, how.maxBytes);
     if (bytes === undefined) return { kind: "missing" };
-    return { kind: "good", state: decode(bytes), bytes };
+    return { kind: "good", state: how.decode(bytes), bytes };
   } catch (thrown) {
     // A parse function that trips over a shape it did not foresee must not keep the agent from starting.
     return { kind: "bad", why: messageOf(thrown) };
@@ -146,6 +169,26 @@ function encodeStore(version: number, state: Json): Uint8Array {
   return new TextEncoder().encode(`${text}\n`);
 }
 
+/** The same content, which is refused where it is longer: pieces, when they come to that. @throws Fault "storage" */
+function bounded(path: string, content: Content, maxBytes: number): Content {
+  const check = (length: number) => {
+    if (length <= maxBytes) return;
+    throw new Fault("storage", `Cannot save ${path}: longer than the ${maxBytes} bytes that are read again`);
+  };
+  if (content instanceof Uint8Array) {
+    check(content.length);
+    return content;
+  }
+  return (function* () {
+    let length = 0;
+    for (const piece of content) {
+      length += piece.length;
+      check(length);
+      yield piece;
+    }
+  })();
+}
+
 /** Moves a damaged file out of the way and forgets the oldest of its kind. Says what came of it. */
 async function setAside(disk: Disk, path: string): Promise<string> {
   const slash = path.lastIndexOf("/");
@@ -173,6 +216,7 @@ export class Store<Saved = Json> {
   readonly #told: Told;
   readonly #isCopied: boolean;
   readonly #encode: (saved: Saved) => Content;
+  readonly #maxBytes: number;
   /** What lies under `#path`, once we know that it is good; we may know nothing more. */
   #current: Uint8Array | "good" | undefined;
   /** The same for the copy. */
@@ -203,6 +247,7 @@ export class Store<Saved = Json> {
     this.#told = parts.told;
     this.#isCopied = parts.isCopied;
     this.#encode = parts.encode;
+    this.#maxBytes = parts.told.maxBytes ?? defaultMaxBytes;
     this.#current = parts.current;
     this.#copy = parts.copy;
   }
@@ -283,7 +328,8 @@ export class Store<Saved = Json> {
       if (!isThere(this.#current)) {
         // Only a generation known to be good may take the place of the one before.
         const keep = this.#current && { keep: `${this.#path}.old` };
-        await this.#system.replace(this.#path, content, { mode: 0o600, ...keep });
+        const checked = bounded(this.#path, content, this.#maxBytes);
+        await this.#system.replace(this.#path, checked, { mode: 0o600, ...keep });
         this.#current = content instanceof Uint8Array ? content : "good";
       }
       if (this.#isCopied && content instanceof Uint8Array && !isThere(this.#copy)) {

@@ -191,6 +191,8 @@ export interface TcpListenOptions {
   readonly address: Address;
   /** 0: the kernel picks one. */
   readonly port: number;
+  /** The interface that a link-local address is on. */
+  readonly ifindex?: number;
   /** Returns the handlers of a new connection, or undefined to refuse it. */
   accept(stream: Stream, from: Endpoint): StreamHandlers | undefined;
 }

@@ -8,12 +8,19 @@ import {
   openJournal as openAny,
 } from "../system/journal.ts";
 import type { Clock, Disk } from "../system/system.ts";
-import { maxRecords, parseRecord, type SavedRecords, type TableRecord, tablesVersion } from "./record.ts";
+import {
+  maxRecordBytes,
+  maxRecords,
+  parseRecord,
+  type SavedRecords,
+  type TableRecord,
+  tablesVersion,
+} from "./record.ts";
 
 export type { Journal, JournalOptions } from "../system/journal.ts";
 
 const format: JournalFormat<SavedRecords> = {
-  ...{ name: "tables", version: tablesVersion, list: "records" },
+  ...{ name: "tables", version: tablesVersion, list: "records", maxBytes: maxRecords * maxRecordBytes },
   open() {
     const records: TableRecord[] = [];
     return {

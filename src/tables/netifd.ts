@@ -136,24 +136,3 @@ export function netifdOverUbus(call: BusCall): Netifd {
     },
   };
 }
-
-/** Reads the answer of `network.interface dump`; what is malformed is left out. */
-export function parseInterfaces(dump: unknown): LogicalInterface[] {
-  const all = isObject(dump) && Array.isArray(dump.interface) ? (dump.interface as unknown[]) : [];
-  return all.slice(0, 1_024).flatMap((each): LogicalInterface[] => {
-    if (!isObject(each) || typeof each.interface !== "string") return [];
-    const device = each.l3_device ?? each.device;
-    return [
-      {
-        name: each.interface,
-        up: each.up === true,
-        device: typeof device === "string" ? device : undefined,
-        tables: { ...tableOf(4, each.ip4table), ...tableOf(6, each.ip6table) },
-      },
-    ];
-  });
-}
-
-function tableOf(family: Family, value: unknown): LogicalInterface["tables"] {
-  return typeof value === "number" || typeof value === "string" ? { [family]: value } : {};
-}

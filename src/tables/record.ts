@@ -59,6 +59,8 @@ export interface SavedRecords {
 
 /** Of one file. */
 export const maxRecords = 3 * 65_536 * 2;
+/** A record whose every text is as long as it may be has less. */
+export const maxRecordBytes = 1_280;
 /** Of a lease: the shortest that makes sense, the longest that may be asked for. */
 export const lifetimes = { leastMs: 1_000, mostMs: 365 * 86_400_000 } as const;
 

@@ -26,7 +26,7 @@ export { importLeases } from "./import.ts";
 export { type JournalOptions, openJournal } from "./journal.ts";
 export { keyOf, type TableFamily, type TableKey, tableFamilies } from "./key.ts";
 export { renderTableLease, tableMethods } from "./methods.ts";
-export { type Netifd, netifdOverUbus, parseInterfaces } from "./netifd.ts";
+export { type Netifd, netifdOverUbus } from "./netifd.ts";
 export type { TablesOptions } from "./parts.ts";
 export type { LogicalInterface, PlacedAddress, PlacedLink } from "./places.ts";
 export type { SavedRecords, Steer, TableLease } from "./record.ts";

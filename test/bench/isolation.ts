@@ -1,8 +1,8 @@
 /**
  * What isolation costs: TCP throughput and new connections per second through a translated pair, with 1 to 10,000
  * connected pairs, beside plain routing with connection tracking, which every router with a firewall has; and how
- * long one route takes to be added to them. Variants take turns, so that a machine that gets slower is slower for
- * all of them.
+ * long one route takes to be added to them, and a flush to be repaired. Variants take turns, so that a machine that
+ * gets slower is slower for all of them.
  */
 
 import { spawn } from "node:child_process";
@@ -10,6 +10,7 @@ import { connect, createServer } from "node:net";
 import { emptyIsolation, type IsolationPlan, openKernel, type Route } from "../../src/kernel/kernel.ts";
 import { type Address, decodeAddress, parseAddress, parsePrefix } from "../../src/lib/address.ts";
 import { heading, median, spread, table } from "./figure.ts";
+import { measureRepairs, measureRoutes } from "./isolationrepair.ts";
 import { buildNetwork, sh, sleep, system } from "./router.ts";
 
 const rounds = 3;
@@ -184,4 +185,6 @@ export async function measureIsolation(): Promise<void> {
   ]);
   console.log();
   table(changes);
+  await measureRoutes();
+  await measureRepairs();
 }

@@ -1,11 +1,12 @@
 /**
- * What the pages cost a browser, with 250 devices: requests and bytes until a page is drawn, how soon that is, and what
- * it goes on to cost while it is left open.
+ * What the pages cost a browser, with 250 devices, 250 mappings of ipref and 250 services kept apart: requests and
+ * bytes until a page is drawn, how soon that is, and what it goes on to cost while it is left open.
  *
  * The baseline is the page Explain, which asks for nothing until somebody does. Stand-ins for LuCI's own scripts are
  * part of the requests; LuCI's are larger, and cached.
  */
 
+import { router } from "../lab/topology.ts";
 import type { Page } from "../web/browser.ts";
 import type { Host } from "../web/host.ts";
 import { Street } from "../web/street.ts";
@@ -26,8 +27,33 @@ const pages: Readonly<Record<string, string>> = {
   lists: `document.querySelectorAll("[data-list]").length === 3`,
   tables: `document.querySelectorAll("tr[data-key]").length > 0`,
   neighbours: `document.querySelectorAll("tr[data-key]").length >= ${deviceCount}`,
+  // A hundred of them at a time.
+  ipref: `document.querySelectorAll("tr[data-key]").length >= 100`,
+  isolation: `document.querySelectorAll("tr[data-key]").length >= ${deviceCount}`,
   settings: `document.querySelectorAll(".cbi-value").length > 10`,
 };
+
+/** Of the parts that are off unless somebody switches them on. */
+const configuration = `
+config ipref 'ipref'
+	option enabled '1'
+	option gateway_bind '${router.wan4}'
+	option encode_net '10.240.0.0/12'
+
+config isolation 'isolation'
+	option enabled '1'
+
+config segment 'apps'
+	list device 'br-apps'
+${Array.from(
+  { length: deviceCount },
+  (_, at) => `
+config service 'service${at}'
+	option segment 'apps'
+	list address '10.31.${1 + (at >> 8)}.${at & 255}'
+	list peer 'service${(at + 1) % deviceCount}'
+`,
+).join("")}`;
 
 interface Drawn {
   /** Milliseconds from the start of navigation. */
@@ -93,12 +119,16 @@ export async function measurePages(): Promise<void> {
   heading(
     `Pages in Chromium, ${deviceCount} devices, median of ${rounds} openings, then left open for ${openSeconds} s`,
   );
-  const street = await Street.up();
+  const street = await Street.up({ configuration });
   try {
     await street.addDevices(deviceCount);
     await street.ubus.call("gatehouse.tables", "request", { family: "inet", interface: "wan", rules: false });
+    for (let at = 0; at < deviceCount; at++)
+      await street.ubus.call("gatehouse.ipref", "add", {
+        ...{ kind: "ours", address: `10.77.1.${at + 1}`, reference: String(3_000 + at) },
+      });
     await street.lab.must("laptop", ["ping", "-c", "3", "203.0.113.1"]);
-    const host = await street.host();
+    const host = await street.host({ secondMs: 1_000 });
     const rows = [["", "requests", "kB", "paint ms", "drawn ms", "CPU open %", "requests/min", "kB/min"]];
     for (const name of Object.keys(pages)) {
       process.stderr.write(`  ${name}\n`);

@@ -63,7 +63,7 @@ export function ping(from: Host, to: string, { count = 3, size = 56 } = {}): voi
     "-s",
     `${size}`,
   ];
-  execFileSync("ip", [...words, "-W", "5", to], { stdio: "pipe" });
+  execFileSync("ip", [...words, "-W", "20", to], { stdio: "pipe" });
 }
 
 export interface Frame {

@@ -42,7 +42,7 @@ const scratch = process.env.TMPDIR!;
 const linux = openLinux({ nativePath: `${process.cwd()}/dist/netio.node`, log: () => {} });
 
 async function until(what: string, condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 8000;
+  const deadline = Date.now() + 60_000;
   while (!condition()) {
     if (Date.now() > deadline) throw new Error(`It never happened that ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

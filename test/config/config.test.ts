@@ -181,7 +181,10 @@ config segment 'again'
 	list device 'br-apps'
 `);
   assert.equal(config.segments, [
-    { name: "apps", device: ["br-apps"], isolate: false, encryptedDns: false, mdns: true, resolver: [] },
+    {
+      ...{ name: "apps", device: ["br-apps"], network: [], isolate: false, encryptedDns: false },
+      ...{ mdns: true, resolver: [] },
+    },
   ]);
   assert.equal(
     config.services.map((each) => ({ ...each })),
@@ -210,6 +213,22 @@ config segment 'again'
       String(reason),
     );
   }
+});
+
+test("loadConfig takes a segment of networks alone, by names that netifd may have", () => {
+  const { config, warnings } = loadConfig(`
+config segment 'guests'
+	list network 'guest'
+	list network 'guest.6'
+config segment 'odd'
+	list network 'a b'
+`);
+  assert.equal(
+    config.segments.map(({ name, device, network }) => ({ name, device, network })),
+    [{ name: "guests", device: [], network: ["guest", "guest.6"] }],
+  );
+  assert.is(warnings.length, 1);
+  assert.match(warnings[0]!, /'odd' is left out: .*"a b" is not the name of a network/);
 });
 
 test("loadConfig reads pins, with or without a MAC, and leaves out those of nobody", () => {

@@ -216,17 +216,15 @@ test("ask(): silence, refusal and failure lead to the next upstream; a server fr
     if (question.edns === undefined) answer(yes(question));
     else answer({ ...question, questions: [], flags: { ...question.flags, response: true, rcode: 1 } });
   });
-  const ask = (...ports: number[]) =>
-    new DnsClient(system, { upstreams: ports.map(at), tryMs: 300 }).ask({
-      name: "web.example.",
-      type: TYPE_A,
-    });
+  const askWithin = (tryMs: number, ...ports: number[]) =>
+    new DnsClient(system, { upstreams: ports.map(at), tryMs }).ask({ name: "web.example.", type: TYPE_A });
+  const ask = (...ports: number[]) => askWithin(3_000, ...ports);
   const nobody = nextPort++;
   const good = await ask(silent.port, nobody, broken.port, old.port);
   assert.is(good.message.answers[0]!.address, "192.0.2.1");
   assert.is((await ask(broken.port)).message.flags.rcode, 2);
   assert.is(broken.asked(), 2);
-  assert.is(await codeOf(ask(silent.port)), "timeout");
+  assert.is(await codeOf(askWithin(300, silent.port)), "timeout");
   assert.is(silent.asked(), 4);
   assert.is(await codeOf(ask(nobody)), "closed");
   assert.is(await codeOf(ask()), "not-found");
@@ -297,6 +295,31 @@ for (const [title, messages, outcome] of transfers) {
     tcp.close();
   });
 }
+
+test("transfer() of more records or bytes than allowed ends with a limit", async () => {
+  const port = nextPort++;
+  const big = (count: number) =>
+    Array.from({ length: count }, (_, index) => txt(`${"x".repeat(60)}${index}.z.`));
+  const tcp = await tcpServer(port, (question) =>
+    [[soa(1)], big(400), big(400), [soa(1)]].map((answers) =>
+      encodeMessage({ ...question, flags: { ...question.flags, response: true }, answers }),
+    ),
+  );
+  const client = new DnsClient(system, { upstreams: [] });
+  assert.is((await client.transfer("z.", at(port))).length, 801);
+  assert.is(await codeOf(client.transfer("z.", at(port), { maxRecords: 800 })), "limit");
+  assert.is(await codeOf(client.transfer("z.", at(port), { maxBytes: 32 * 1024 })), "limit");
+  tcp.close();
+  // Empty messages have no records.
+  const lavish = await tcpServer(++nextPort, (question) =>
+    Array.from({ length: 1_500 }, () =>
+      encodeMessage({ ...question, flags: { ...question.flags, response: true }, answers: [] }),
+    ),
+  );
+  assert.is(await codeOf(client.transfer("z.", at(nextPort), { maxBytes: 16 * 1024 })), "limit");
+  lavish.close();
+  nextPort++;
+});
 
 test("transfer() of damaged bytes, of another id, of a refusal and of silence is a fault", async () => {
   const answer = (question: DnsMessage): DnsMessage => ({

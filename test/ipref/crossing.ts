@@ -136,8 +136,10 @@ export interface Gateway {
   readonly hosts: Paths;
 }
 
-export const everybody: Peers = { allows: () => true };
-export const nobody: Peers = { allows: () => false };
+export const everybody: Peers = { allows: () => true, knows: () => true };
+export const nobody: Peers = { allows: () => false, knows: () => false };
+/** Any peer may come, and none has been heard of. */
+export const anybody: Peers = { allows: () => true, knows: () => false };
 
 export interface Wish extends Partial<ForwardSettings> {
   readonly peers?: Peers;

@@ -2,8 +2,8 @@
 
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { fold, put16, sumOf } from "../../src/ipref/checksum.ts";
 import { encodeHeader, Header } from "../../src/ipref/header.ts";
+import { fold, put16, sumOf } from "../../src/lib/checksum.ts";
 import { runGateway } from "../lab/gateway.ts";
 import type { Homes } from "../lab/homes.ts";
 import { between, encoded, node } from "./site.ts";
@@ -29,20 +29,31 @@ function knock(from: string, to: string, reference: number): Buffer {
   return Buffer.from(packet.subarray(0, at + 32));
 }
 
-/** Sends to a gateway from many addresses of the internet at once, and says how many were answered. */
+/**
+ * Sends to a gateway from many addresses of the internet at once, round after round, and says who was answered, how
+ * often, and in how many rounds all of them were. With `whole` a round lasts until all were answered, or two seconds,
+ * and so many of these are wanted; without, `rounds` of 5 ms.
+ */
 const crowd = `
-  const { to, packets, rounds } = JSON.parse(process.argv[1]);
-  let answers = 0; const heard = new Set(); let open = 0;
+  const { to, packets, whole, rounds } = JSON.parse(process.argv[1]);
+  const heard = new Set(); const now = new Set(); const endAt = Date.now() + 50_000;
+  let answers = 0; let open = 0; let complete = 0; let round = 0; let timer;
   const sockets = packets.map(([from, hex]) => {
     const socket = require("node:dgram").createSocket("udp4");
-    socket.on("message", () => { answers++; heard.add(from); });
-    socket.bind(1045, from, () => { if (++open === packets.length) go(0); });
+    socket.on("message", () => {
+      answers++; heard.add(from); now.add(from);
+      if (whole && now.size === packets.length) { complete++; go(); }
+    });
+    socket.bind(1045, from, () => { if (++open === packets.length) go(); });
     return [socket, Buffer.from(hex, "hex")];
   });
-  function go(round) {
-    if (round === rounds) return void setTimeout(() => { console.log(JSON.stringify({ answers, heard: heard.size })); process.exit(0); }, 500);
+  function go() {
+    clearTimeout(timer); now.clear();
+    if (whole ? complete === whole || Date.now() > endAt : round++ === rounds) {
+      return void setTimeout(() => { console.log(JSON.stringify({ answers, heard: heard.size, complete })); process.exit(0); }, 500);
+    }
     for (const [socket, bytes] of sockets) socket.send(bytes, 1045, to);
-    setTimeout(() => go(round + 1), 5);
+    timer = setTimeout(go, whole ? 2_000 : 5);
   }`;
 
 async function addCrowd(homes: Homes, count: number): Promise<string[]> {
@@ -63,16 +74,14 @@ test("three hundred gateways at once are all answered, each at its port, while t
       each,
       knock(each, public4, 0x1000 + index).toString("hex"),
     ]);
+    const ping = ["ping", "-c", "60", "-i", "0.02", "-W", "20", encoded[4]];
     const [told, ...pings] = await Promise.all([
-      homes.must("internet", node(crowd, JSON.stringify({ to: public4, packets, rounds: 30 })), {
-        limitMs: 60_000,
-      }),
-      homes.exec("mine-laptop", ["ping", "-c", "60", "-i", "0.02", "-W", "2", encoded[4]]),
-      homes.exec("parents-laptop", ["ping", "-c", "60", "-i", "0.02", "-W", "2", encoded[4]]),
+      homes.must("internet", node(crowd, JSON.stringify({ to: public4, packets, whole: 25 }))),
+      homes.exec("mine-laptop", ping),
+      homes.exec("parents-laptop", ping),
     ]);
-    const { answers, heard } = JSON.parse(told) as { answers: number; heard: number };
-    assert.is(heard, 300);
-    assert.ok(answers > 300 * 25, `${answers} answers`);
+    const { heard, complete } = JSON.parse(told) as { heard: number; complete: number };
+    assert.equal([heard, complete], [300, 25], told);
     for (const { stdout } of pings) assert.match(stdout, / 0% packet loss/);
     assert.is((await mine.counts()).restarts + (await parents.counts()).restarts, 0);
   });
@@ -80,26 +89,30 @@ test("three hundred gateways at once are all answered, each at its port, while t
 
 test("a flood from gateways that may not make mappings gets no answer and takes no memory", async () => {
   await between({ peers: [] }, async ({ homes, mine }) => {
-    await homes.must("mine-laptop", ["ping", "-c", "1", "-W", "5", encoded[4]]);
+    await homes.must("mine-laptop", ["ping", "-c", "1", "-W", "20", encoded[4]]);
     const addresses = await addCrowd(homes, 256);
     const { public4 } = homes.mine;
     const packetsOf = (from: number) =>
       addresses.map((each, index) => [each, knock(each, public4, from + index).toString("hex")]);
     const flood = (from: number, rounds: number) => {
       const what = JSON.stringify({ to: public4, packets: packetsOf(from), rounds });
-      return homes.must("internet", node(crowd, what), { limitMs: 60_000 });
+      return homes.must("internet", node(crowd, what));
     };
     await flood(0x1000, 20);
     const before = await mine.residentBytes();
-    for (let round = 0; round < 3; round++) {
-      assert.equal(JSON.parse(await flood(0x2000 + round * 0x100, 40)), { answers: 0, heard: 0 });
+    const refused = async () => (await mine.counts()).dropsIn.refused ?? 0;
+    const endAt = performance.now() + 60_000;
+    // A slow machine loses some of a flood before the gateway sees it.
+    for (let round = 0; round < 3 || ((await refused()) < 20_000 && performance.now() < endAt); round++) {
+      const told = await flood(0x2000 + (round % 3) * 0x100, 40);
+      assert.equal(JSON.parse(told), { answers: 0, heard: 0, complete: 0 });
     }
     const grown = (await mine.residentBytes()) - before;
     assert.ok(grown < 12 * 1024 * 1024, `${grown} bytes more`);
     const { counts, dropsIn } = await mine.counts();
-    assert.ok(dropsIn.refused! > 20_000, JSON.stringify(dropsIn));
+    assert.ok(dropsIn.refused! >= 20_000, JSON.stringify(dropsIn));
     assert.is(counts.asked, 0);
-    await homes.must("mine-laptop", ["ping", "-c", "3", "-i", "0.1", "-W", "5", encoded[4]]);
+    await homes.must("mine-laptop", ["ping", "-c", "3", "-i", "0.1", "-W", "20", encoded[4]]);
   });
 });
 

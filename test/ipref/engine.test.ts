@@ -65,7 +65,7 @@ test("hosts with the same addresses ping and copy data, in all four pairs of LAN
     await between({ lan, tunnel }, async (site) => {
       const { homes, mine, parents } = site;
       for (const from of ["mine-laptop", "parents-laptop"]) {
-        await homes.must(from, ["ping", "-c", "3", "-i", "0.05", "-W", "5", encoded[lan]]);
+        await homes.must(from, ["ping", "-c", "3", "-i", "0.05", "-W", "20", encoded[lan]]);
       }
       await carriesTcp(site, encoded[lan], 5_000_000);
       for (const host of ["mine-laptop", "parents-laptop"])
@@ -93,7 +93,7 @@ test("a path that narrows in the tunnel is told to the host with the exact MTU, 
     const { homes, mine } = site;
     await homes.narrow(homes.parents, 1400);
     const ping = (size: number) =>
-      homes.exec("mine-laptop", ["ping", "-M", "do", "-c", "1", "-W", "2", "-s", String(size), encoded[4]]);
+      homes.exec("mine-laptop", ["ping", "-M", "do", "-c", "1", "-W", "10", "-s", String(size), encoded[4]]);
     // The first is lost on the way, and its sender told at once.
     const first = await ping(1420);
     assert.match(

@@ -3,7 +3,7 @@
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { Asking, askLimits, keyOf, type ToOwner } from "../../src/ipref/asking.ts";
-import { Gateways } from "../../src/ipref/gateways.ts";
+import { Gateways, gatewaysMemory } from "../../src/ipref/gateways.ts";
 import { Held, heldLimits } from "../../src/ipref/held.ts";
 import { mostBytes, mostSegments, Outbox } from "../../src/ipref/outbox.ts";
 import { nameLength, type PacketMachine, Row, rowLength, Trouble } from "../../src/system/packets.ts";
@@ -104,7 +104,7 @@ function nameOf(gateways: Gateways, bytes: Uint8Array): Uint8Array {
 
 test("Gateways sends to the usual port until another is heard, v4 and v6", () => {
   for (const family of [4, 6] as const) {
-    const gateways = new Gateways({ family, port: 1045, seed: 7 });
+    const gateways = new Gateways({ family, port: 1045, memory: gatewaysMemory(family, 7) });
     const bytes = family === 4 ? address(1) : Uint8Array.from({ length: 16 }, (_, index) => index);
     const name = nameOf(gateways, bytes);
     assert.is((name[2]! << 8) | name[3]!, 1045);
@@ -127,7 +127,7 @@ test("Gateways sends to the usual port until another is heard, v4 and v6", () =>
 });
 
 test("Gateways lets those make mappings that are listed or were sent to, or all", () => {
-  const gateways = new Gateways({ family: 4, port: 1045, seed: 7 });
+  const gateways = new Gateways({ family: 4, port: 1045, memory: gatewaysMemory(4, 7) });
   assert.not(gateways.allows(address(1), 0));
   gateways.list([address(1)]);
   assert.ok(gateways.allows(address(1), 0));
@@ -146,7 +146,7 @@ test("Gateways lets those make mappings that are listed or were sent to, or all"
 });
 
 test("Gateways keeps those in use through a flood of others", () => {
-  const gateways = new Gateways({ family: 4, port: 1045, seed: 7, sets: 16 });
+  const gateways = new Gateways({ family: 4, port: 1045, memory: gatewaysMemory(4, 7, 16) });
   const names = nameOf(gateways, Uint8Array.of(198, 51, 100, 97));
   names[3] = 99;
   gateways.heard(names, 0);
@@ -161,8 +161,62 @@ test("Gateways keeps those in use through a flood of others", () => {
   assert.is(gateways.portOf(Uint8Array.of(198, 51, 100, 97), 0), (names[2]! << 8) | 99);
 });
 
+test("Gateways knows who is listed, was sent to or heard", () => {
+  const gateways = new Gateways({ family: 4, port: 1045, memory: gatewaysMemory(4, 7) });
+  gateways.list([address(1)]);
+  nameOf(gateways, address(2));
+  const names = new Uint8Array(nameLength);
+  names.set(address(3), gateways.addressAt);
+  gateways.heard(names, 0);
+  assert.equal(
+    [1, 2, 3, 4].map((last) => gateways.knows(address(last), 0)),
+    [true, true, true, false],
+  );
+  gateways.list("all");
+  assert.not(gateways.knows(address(4), 0));
+});
+
+test("Gateways of the next thread goes on with ports, permissions, counts and ages of the last", () => {
+  for (const family of [4, 6] as const) {
+    const memory = gatewaysMemory(family, 7, 1);
+    const first = new Gateways({ family, port: 1045, memory });
+    const bytes = (last: number) =>
+      Uint8Array.from({ length: family === 4 ? 4 : 16 }, (_, index) => (index === 3 ? last : 32));
+    for (let last = 1; last <= 8; last++) {
+      const name = nameOf(first, bytes(last));
+      name[2] = 0x9c;
+      name[3] = last;
+      first.heard(name, 0);
+      first.countIn(1, 60);
+    }
+    const next = new Gateways({ family, port: 1045, memory });
+    assert.equal(next.counts(), first.counts());
+    for (let last = 1; last <= 8; last++) {
+      assert.is(next.portOf(bytes(last), 0), 0x9c00 + last);
+      assert.ok(next.allows(bytes(last), 0));
+    }
+    const name = nameOf(next, bytes(5));
+    assert.is((name[2]! << 8) | name[3]!, 0x9c05);
+    // Who was used longest ago gives way, whichever thread used it.
+    nameOf(next, bytes(1));
+    for (let last = 9; last <= 13; last++) nameOf(next, bytes(last));
+    const left = next.counts().map(({ context }) => context[3]!);
+    assert.equal(
+      left.sort((one, other) => one - other),
+      [1, 5, 8, 9, 10, 11, 12, 13],
+    );
+    // Permissions of a list are not remembered.
+    next.list([bytes(99)]);
+    assert.not(new Gateways({ family, port: 1045, memory }).allows(bytes(99), 0));
+  }
+  assert.throws(
+    () => new Gateways({ family: 6, port: 1045, memory: gatewaysMemory(4, 7, 1) }),
+    (thrown: unknown) => thrown instanceof RangeError,
+  );
+});
+
 test("Gateways counts what passes from and to each, as long as it is kept", () => {
-  const gateways = new Gateways({ family: 4, port: 1045, seed: 7, sets: 1 });
+  const gateways = new Gateways({ family: 4, port: 1045, memory: gatewaysMemory(4, 7, 1) });
   assert.equal(gateways.counts(), []);
   const names = nameOf(gateways, address(1));
   gateways.countOut(2, 300);
@@ -235,6 +289,33 @@ test("Outbox moves packets of one length together, the last may be shorter, and 
     ],
   ]);
   assert.equal([arena[99], arena[100], arena[199], arena[200], arena[259]], [1, 2, 2, 3, 3]);
+});
+
+test("Outbox adds segments to the message that they lie behind, as many as it may have", () => {
+  const { outbox, sent } = sending((count) => count);
+  const arena = new Uint8Array(400_000);
+  const how = { segment: 1_400, nameBytes: 16 };
+  const most = Math.floor(mostBytes / how.segment) * how.segment;
+  outbox.select(arena);
+  outbox.addSegments(0, 1_400, how);
+  assert.is(outbox.extend(1_400, 2_800, 1_400), 2_800);
+  assert.is(outbox.extend(4_200, 1_300, 1_300), 0, "of another length");
+  assert.is(outbox.extend(5_600, 1_400, 1_400), 0, "elsewhere");
+  assert.is(outbox.extend(4_200, 100_000, 1_400), most - 4_200);
+  assert.is(outbox.extend(most, 1_400, 1_400), 0, "full");
+  outbox.addSegments(most, 2_000, how);
+  assert.is(outbox.extend(most + 2_000, 1_400, 1_400), 0, "behind a short one");
+  outbox.add(300_000, 1_400, 16);
+  assert.is(outbox.extend(301_400, 700, 1_400), 700);
+  assert.not(outbox.append(310_000, 1_400), "nothing follows a short one");
+  outbox.flush();
+  assert.equal(sent, [
+    [
+      { at: 0, length: most, segment: 1_400 },
+      { at: most, length: 2_000, segment: 1_400 },
+      { at: 300_000, length: 2_100, segment: 1_400 },
+    ],
+  ]);
 });
 
 test("Outbox makes no message that the kernel would not take", () => {

@@ -6,6 +6,7 @@ import { Drop, dropNames, headroomBytes, Verdict } from "../../src/ipref/forward
 import { decodeHeader, encodeHeader, Header } from "../../src/ipref/header.ts";
 import {
   address,
+  anybody,
   checksum,
   filler,
   type Gateway,
@@ -327,6 +328,26 @@ test("inward: errors cost tokens; without one the drop is silent and counted", (
   );
   assert.is(to.inward.counts[Drop.rate], 1);
   assert.is(to.inward.counts[Drop.unmapped], 2);
+});
+
+test("inward: who has no mapping and was never heard of is told no error, which would be longer than the packet", () => {
+  const to = far(4, { peers: anybody });
+  const stranger = { sourceReference: 77n, destinationReference: 2999n };
+  const packet = tunnel(to, ICMP, bare(ICMP), stranger);
+  const outcome = pass(to.inward, packet);
+  assert.equal([nameOf(outcome), reasonOf(outcome), outcome.answer], ["drop", "unmapped", undefined]);
+  assert.equal([to.inward.counts[Drop.unknown], to.inward.tokens], [1, 1000]);
+  // With a mapping of its own, or heard of, it is told; and anybody may have a mapping.
+  assert.is(nameOf(pass(to.inward, tunnel(to, ICMP, bare(ICMP), { destinationReference: 2999n }))), "answer");
+  assert.is(nameOf(pass(to.inward, tunnel(to, ICMP, bare(ICMP), { sourceReference: 77n }))), "ask");
+  const known = pass(far(4).inward, packet);
+  assert.is(nameOf(known), "answer");
+  assert.ok(known.answer!.length > packet.length);
+  const late = far(4, { peers: anybody, decrementTtl: true });
+  assert.is(
+    nameOf(pass(late.inward, tunnel(late, UDP, bare(UDP), { sourceReference: 77n, ttl: 1 }))),
+    "drop",
+  );
 });
 
 test("inward: an error quotes at most 576 bytes", () => {

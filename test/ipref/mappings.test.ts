@@ -370,6 +370,20 @@ test("defect 16.2.11: mappings are added, listed and removed at run time, and la
   assert.is(await stage.mappings.encodedFor(peer, 2823n), "10.240.2.98");
 });
 
+test("addStatic: one that is refused takes nothing of others back who were added meanwhile", async () => {
+  const stage = await opened();
+  const { mappings } = stage;
+  await mappings.setSource("hosts:h", [ours("192.168.97.9", 1n)]);
+  await mappings.addStatic(ours("192.168.97.11", 2711n));
+  const refused = codeOf(mappings.addStatic(ours("192.168.97.12", 2711n)));
+  const added = mappings.addStatic(ours("192.168.97.13", 2713n));
+  assert.equal([await refused, await added], ["conflict", undefined]);
+  assert.is(mappings.localOf(2713n), "192.168.97.13");
+  await stage.open();
+  assert.is(stage.mappings.localOf(2711n), "192.168.97.11");
+  assert.is(stage.mappings.localOf(2713n), "192.168.97.13");
+});
+
 // What is written down beside what was drawn.
 
 test("what is written down goes before what was drawn, and what was drawn goes on in the other direction", async () => {
@@ -495,6 +509,66 @@ test("quota: with all places taken the peer with most at rest gives way, and wha
   assert.is(await codeOf(mappings.encodedFor(address("203.0.113.3"), 1n)), "limit");
 });
 
+test("a peer whose only mapping gives way while it asks for another is still one, and gets it", async () => {
+  // In a net that is full; the longest at rest is the asker's own.
+  const small = new Stage({ encodeNet: prefix("10.9.9.0/28") });
+  let mappings = await small.open();
+  const other = address("203.0.113.1");
+  await mappings.encodedFor(other, 1n);
+  await small.pass(lifeMs);
+  for (let at = 1; at <= 12; at++) await mappings.encodedFor(peer, BigInt(at));
+  const encoded = await mappings.encodedFor(other, 2n);
+  assert.equal(mappings.remoteOf(encoded), { context: other, reference: 2n });
+  // With all places taken, at rest and live.
+  for (const idleMs of [lifeMs, 600_000]) {
+    const full = new Stage({ maxMappings: 1 });
+    mappings = await full.open();
+    await mappings.encodedFor(other, 1n);
+    await full.pass(idleMs);
+    const next = await mappings.encodedFor(other, 2n);
+    assert.equal(mappings.remoteOf(next), { context: other, reference: 2n });
+    assert.equal(
+      mappings.peers().map(({ context }) => context),
+      [other],
+    );
+    // The slot was not given away, and is when it is free.
+    await full.pass(600_000);
+    assert.ok(await mappings.encodedFor(peer, 1n));
+    assert.equal(
+      mappings.peers().map(({ context }) => context),
+      [peer],
+    );
+  }
+});
+
+test("quota: peers that only sent packets leave a quarter to names, and idle ones give way", async () => {
+  const stage = await opened({ maxPeers: 8 });
+  const { mappings } = stage;
+  const from = (last: number) => address(`203.0.113.${last}`);
+  const contexts = () => mappings.peers().map(({ context }) => Number(context.split(".")[3]));
+  for (let last = 1; last <= 6; last++) {
+    await mappings.encodedFor(from(last), 1n, "packet");
+    await stage.pass(1_000);
+  }
+  assert.is(await codeOf(mappings.encodedFor(from(7), 1n, "packet")), "limit");
+  assert.ok(await mappings.encodedFor(from(1), 2n, "packet"), "who is there already may have more");
+  assert.ok(await mappings.encodedFor(from(11), 1n, "name"));
+  assert.ok(await mappings.encodedFor(from(12), 1n, "name"));
+  assert.is(await codeOf(mappings.encodedFor(from(13), 1n, "name")), "limit");
+  await stage.pass(595_000);
+  // The second is idle for ten minutes; the first was used later.
+  assert.ok(await mappings.encodedFor(from(13), 1n, "name"));
+  assert.equal(contexts(), [1, 3, 4, 5, 6, 11, 12, 13]);
+  assert.is(seenByReference(mappings, from(2), 1n), undefined);
+  await stage.pass(600_000);
+  assert.ok(await mappings.encodedFor(from(14), 1n, "packet"));
+  assert.equal(contexts(), [1, 4, 5, 6, 11, 12, 13, 14]);
+  // Names do not give way to either.
+  for (let last = 21; last <= 24; last++) await mappings.encodedFor(from(last), 1n, "name");
+  assert.is(await codeOf(mappings.encodedFor(from(26), 1n, "name")), "limit");
+  assert.is(await codeOf(mappings.encodedFor(from(27), 1n, "packet")), "limit");
+});
+
 test("knows: gateways that were written down or asked for by name, not those that only sent packets", async () => {
   const stage = await opened();
   const { mappings } = stage;
@@ -552,6 +626,31 @@ test("EncodeNet: nets that nobody can be encoded in are refused", () => {
       (thrown: { code?: string }) => thrown.code === "invalid",
       net,
     );
+  }
+});
+
+test("EncodeNet: draw looks at each address of a small net once after the draws, not at thousands", () => {
+  for (const [net, most] of [
+    ["10.9.9.0/28", 64 + 16],
+    ["10.9.0.0/20", 64 + 4_096],
+    ["fd00::/124", 64 + 16],
+    ["10.0.0.0/8", 64 + 65_536],
+    ["fd00::/64", 64 + 65_536],
+  ] as const) {
+    let asked = 0;
+    let drawn = 0;
+    const net4 = new EncodeNet(prefix(net));
+    const random = (length: number) => {
+      drawn++;
+      return crypto.getRandomValues(new Uint8Array(length));
+    };
+    const isFree = () => {
+      asked++;
+      return false;
+    };
+    assert.is(net4.draw(random, isFree), undefined, net);
+    assert.is(drawn, 64);
+    assert.ok(asked <= most, `${net}: ${asked}`);
   }
 });
 

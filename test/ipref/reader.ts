@@ -10,9 +10,11 @@ import { Field } from "../../src/ipref/lookup.ts";
 import { TableReader } from "../../src/ipref/table.ts";
 import { keysOfNumber } from "./numbered.ts";
 
-const { handle, stop, numbers } = workerData as {
+const { handle, stop, progress, numbers } = workerData as {
   handle: { buffer: SharedArrayBuffer; reader: number };
   stop: Int32Array;
+  /** What was looked up and found so far. */
+  progress: Int32Array;
   numbers: number;
 };
 const reader = new TableReader(handle);
@@ -54,5 +56,7 @@ while (Atomics.load(stop, 0) === 0) {
     if (!isWhole(record, number)) torn++;
   }
   reader.leave();
+  Atomics.store(progress, 0, lookups);
+  Atomics.store(progress, 1, hits);
 }
 parentPort!.postMessage({ lookups, hits, torn });

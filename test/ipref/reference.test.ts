@@ -3,6 +3,7 @@
 import * as fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { loadConfig } from "../../src/config/config.ts";
 import {
   decodeReference,
   drawReference,
@@ -172,6 +173,52 @@ test("readReference: what is written is read out of the midst of bytes, and of o
       if (value !== undefined) assert.is(parseReference(text), value, text);
     }),
     { numRuns: 2_000 },
+  );
+});
+
+/** Whether the configuration takes a reference, and what the gateway makes of one that it takes. */
+function takes(text: string): boolean {
+  const { config, warnings } = loadConfig(`config ipref 'ipref'\n\toption gateway_ref '${text}'\n`);
+  if (warnings.length === 0) assert.is(config.ipref.gatewayRef, text);
+  else assert.is(config.ipref.gatewayRef, "1");
+  return warnings.length === 0;
+}
+
+function parses(text: string): boolean {
+  try {
+    return parseReference(text) > 0n;
+  } catch (thrown) {
+    assert.instance(thrown, SyntaxError);
+    return false;
+  }
+}
+
+test("gateway_ref takes what parseReference does, but for zero, which no peer would take", () => {
+  for (const text of ["12ab", "-", "0", "0-0", "1-2-3-4-5-6-7-8-9", "1--2--3", "--1", "1-", "12345-1"])
+    assert.not(takes(text), text);
+  for (const [text, value] of rows) assert.is(takes(text), value > 0n, text);
+  assert.not(takes((maxReference + 1n).toString()));
+  const piece = fc.constantFrom(
+    "0",
+    "1",
+    "9",
+    "a",
+    "F",
+    "ffff",
+    "12345",
+    "-",
+    "--",
+    "0-0",
+    "g",
+    " ",
+    "340282366",
+  );
+  const random = fc.array(piece, { minLength: 1, maxLength: 18 }).map((pieces) => pieces.join(""));
+  const right = fc.bigInt({ min: 0n, max: maxReference }).map(formatReference);
+  const decimal = fc.bigInt({ min: 0n, max: 2n * maxReference }).map(String);
+  fc.assert(
+    fc.property(fc.oneof(random, right, decimal), (text) => assert.is(takes(text), parses(text), text)),
+    { numRuns: 3_000 },
   );
 });
 

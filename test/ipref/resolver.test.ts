@@ -115,7 +115,7 @@ test.after(async () => {
 
 const run = promisify(execFile);
 async function dig(...args: string[]): Promise<string> {
-  const all = ["@127.0.0.1", "-p", String(ownPort), "+tries=1", "+timeout=5", "+nocookie", ...args];
+  const all = ["@127.0.0.1", "-p", String(ownPort), "+tries=1", "+timeout=20", "+nocookie", ...args];
   return run("dig", all).then(
     ({ stdout }) => stdout,
     (failed) => failed.stdout,

@@ -177,8 +177,9 @@ test("threads that read while the writer changes never see a torn record", async
     format: "cjs",
     write: false,
   }).outputFiles[0]!.text;
-  const workers = [0, 1].map(() => {
-    const workerData = { handle: table.open(), stop, numbers };
+  const progress = [0, 1].map(() => new Int32Array(new SharedArrayBuffer(8)));
+  const workers = progress.map((each) => {
+    const workerData = { handle: table.open(), stop, progress: each, numbers };
     return new Worker(program, { eval: true, workerData });
   });
   const results = workers.map(
@@ -193,9 +194,17 @@ test("threads that read while the writer changes never see a torn record", async
   let refused = 0;
   let reused = 0;
   const seen = new Set<number>();
-  // Until places have been taken again many times, with the threads at work.
-  const endAt = performance.now() + 8_000;
-  while ((changes < 200_000 || reused < 20_000) && performance.now() < endAt) {
+  // Until places have been taken again many times, with the threads at work: on a slow machine fewer times.
+  const startedAt = performance.now();
+  const isEnough = () => {
+    if (changes >= 200_000 && reused >= 20_000 && progress.every((each) => Atomics.load(each, 1) > 1_000))
+      return true;
+    const elapsedMs = performance.now() - startedAt;
+    if (elapsedMs < 8_000) return false;
+    if (elapsedMs > 60_000) return true;
+    return reused > 1_000 && progress.every(([lookups, hits]) => lookups! > 10_000 && hits! > 1_000);
+  };
+  while (!isEnough()) {
     for (let each = 0; each < 500; each++) {
       const number = random(2).reduce((sum, byte) => sum * 256 + byte, 0) % numbers;
       const record = present.get(number);

@@ -165,7 +165,6 @@ test("names: by address or name, in zones below, what makes no sense left out, o
       txt("example.com.", "AA 198.51.100.97 + 23"),
       txt("xexample.com.", "AA 198.51.100.97 + 24"),
       txt("unknown.example.com.", "AA 198.51.100.97 + 25"),
-      txt("broken.example.com.", "AA 198.51.100.97 + 26"),
       txt("h33.example.com.", "AA 2001:db8::97 + 27"),
       txt("h33.example.com.", "AA nobody.example.com + 28"),
       { ...txt("h22.example.com."), type: TYPE_A },
@@ -181,6 +180,44 @@ test("names: by address or name, in zones below, what makes no sense left out, o
     published("192.168.98.1", 2n),
     published("192.168.97.1", 101n),
   ]);
+  imports.close();
+});
+
+test("while nobody says which address a name has, a zone stays as it is; what never gets one is left out", async () => {
+  const { door, imports, machine, servers, troubles } = play({ 1: zone, 2: zone }, { intervalMs: hour });
+  await imports.refresh();
+  assert.equal(door.held.get(owner), { records: agentRecords, hash: agentHash });
+  servers[1] = [...zone, txt("broken.example.com.", "AA 198.51.100.97 + 26")].slice(1);
+  servers[2] = servers[1];
+  await machine.advance(hour);
+  assert.is(imports.status[0]!.trouble, "Cannot ask: no answer; Cannot ask: no answer");
+  await machine.advance(2 * 60_000);
+  assert.is(troubles.length, 1);
+  assert.equal(door.held.get(owner), { records: agentRecords, hash: agentHash });
+  // 1, 2, 4, 8 and 16 minutes later the others are not kept from changing any more.
+  await machine.advance(35 * 60_000);
+  assert.equal(
+    door.held.get(owner)!.records.map(({ reference }) => reference),
+    [1n, 22n, 33n],
+  );
+  assert.is(imports.status[0]!.trouble, undefined);
+  imports.close();
+});
+
+test("a resolver that is back after some minutes costs a zone nothing", async () => {
+  const { door, imports, machine, parts } = play({ 1: zone });
+  await imports.refresh();
+  const { resolve } = parts;
+  parts.resolve = async () => {
+    throw new Fault("closed", "Cannot ask 127.0.0.1: closed");
+  };
+  await machine.advance(hour);
+  assert.is(imports.status[0]!.trouble, "Cannot ask 127.0.0.1: closed");
+  assert.is(door.changes, 1);
+  parts.resolve = resolve;
+  await machine.advance(10 * 60_000);
+  assert.is(imports.status[0]!.trouble, undefined);
+  assert.equal([door.changes, door.held.get(owner)!.records], [1, agentRecords]);
   imports.close();
 });
 

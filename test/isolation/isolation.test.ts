@@ -437,4 +437,99 @@ test("MACs that are nobody's tie nothing together", async () => {
   assert.equal(flows(house.isolation.plan()), ["10.1.0.2 > 10.2.0.5", "10.2.0.5 > 10.1.0.2"]);
 });
 
+// ── What contradicts itself ──────────────────────────────────────────────────────────────────────────────────────
+
+test("privileged: an address that is a service's on one device is nobody's guest on another with the same network", async () => {
+  const segments = [
+    { name: "one", devices: ["br-one"] },
+    { name: "two", devices: ["br-two"] },
+  ];
+  const x = { name: "x", segment: "one", addresses: [address("10.0.0.5")] };
+  const y = { name: "y", segment: "two", addresses: [address("10.0.0.6")] };
+  const house = openHouse({ segments, services: [x, y], isDown: true });
+  // The net is set to the last device first.
+  for (const device of ["br-two", "br-one"])
+    house.isolation.linkUp({ device, addresses: [{ address: address("10.0.0.1"), prefixLength: 24 }] });
+  assert.is(house.isolation.parts.segments.deviceOf(address("10.0.0.5")), "br-two");
+  await house.isolation.connect({ name: "x", peers: ["y"] });
+  await house.isolation.privilege("10.0.0.5");
+  assert.ok(house.committed.plan!.routes.some(({ source }) => source === "10.0.0.5"));
+  assert.equal(
+    house.committed.plan!.routes.filter(({ device, source }) => source === "10.0.0.5" && device !== "br-one"),
+    [],
+  );
+});
+
+// ── Commits ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test("commit: it is said whether something may be taken away; after a refusal it may", async () => {
+  const said: boolean[] = [];
+  const refusals: unknown[] = [];
+  const house = openHouse({
+    services: [web, db],
+    commit: async ({ isMore }) => {
+      said.push(isMore);
+      house.isolation.plan();
+      const refusal = refusals.shift();
+      if (refusal !== undefined) throw refusal;
+    },
+  });
+  const last = async (work: () => Promise<unknown>) => {
+    said.length = 0;
+    await work().catch(() => {});
+    return [...said];
+  };
+  const { isolation } = house;
+  assert.equal(
+    await last(() => isolation.settled()),
+    [false],
+    "of what is in force nothing is known at first",
+  );
+  assert.equal(await last(() => isolation.connect({ name: "web", peers: ["db"] })), [true]);
+  assert.equal(await last(() => isolation.connect({ name: "web", peers: ["late", "*.example.com"] })), [
+    true,
+  ]);
+  assert.equal(await last(() => isolation.disconnect({ name: "web", peer: "db" })), [false]);
+  assert.equal(await last(() => isolation.privilege("web")), [false]);
+  assert.equal(await last(() => isolation.unprivilege("web")), [false]);
+  host(isolation, "br-data", "late", "10.2.0.9");
+  assert.equal(await last(() => isolation.connect({ name: "web", peers: ["x"] })), [false], "somebody moved");
+  refusals.push(new Fault("kernel", "Cannot enforce: no"));
+  assert.equal(
+    await last(() => isolation.connect({ name: "web", peers: ["db"] })),
+    [true, false],
+    "taken back",
+  );
+  refusals.push(new Fault("storage", "Cannot save: full"));
+  assert.equal(await last(() => isolation.connect({ name: "web", peers: ["db"] })), [true]);
+  assert.equal(await last(() => isolation.settled()), [false], "what was not stored is stored now");
+});
+
+test("idle: nothing is under way any more, not even what is taken back", async () => {
+  let release = () => {};
+  const done: string[] = [];
+  const house = openHouse({
+    services: [web, db],
+    commit: async () => {
+      done.push("begun");
+      await new Promise<void>((resolve) => (release = resolve));
+      done.push("ended");
+      if (done.length === 2) throw new Fault("kernel", "Cannot enforce: no");
+    },
+  });
+  const connecting = faultOf(house.isolation.connect({ name: "web", peers: ["db"] }));
+  await Promise.resolve().then(() => {});
+  let isIdle = false;
+  const idle = house.isolation.idle().then(() => (isIdle = true));
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+  assert.equal([done, isIdle], [["begun"], false]);
+  release();
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+  assert.equal([done, isIdle], [["begun", "ended", "begun"], false]);
+  release();
+  await idle;
+  assert.equal(done, ["begun", "ended", "begun", "ended"]);
+  assert.is((await connecting).code, "kernel");
+});
+
 test.run();

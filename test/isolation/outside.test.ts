@@ -279,4 +279,59 @@ test("concurrent queries for one name share one look-up", async () => {
   assert.is(house.committed.plan!.outside.length, 1, "and leak no stand-ins");
 });
 
+test("whoever makes up names below a pattern is in nobody's way", async () => {
+  const evil = { name: "evil", segment: "apps", addresses: [address("10.1.0.66")] };
+  const house = openHouse({ services: [web, evil, old] });
+  for (const name of ["evil", "web"]) await house.isolation.connect({ name, peers: ["*.example.com"] });
+  for (let number = 0; number < 2_000; number++) {
+    const outcome = resolve(house, "10.1.0.66", `n${number}.example.com`);
+    assert.is(outcome, number < 128 ? `later n${number}.example.com` : "missing");
+  }
+  house.world.set("news.example.com", found(60, "93.184.216.34"));
+  assert.match(await ask(house, "10.1.0.2", "news.example.com"), /^198\.1/, "others' new names");
+  // Many who do so together leave room for names that somebody is connected to.
+  const { outside } = house.isolation.parts;
+  for (let number = 0; number < 2_000; number++)
+    outside.want(`m${number}.example.org`, house.clock.nowMs, `${number}`);
+  assert.is(outside.size, 512);
+  const peers = Array.from({ length: 512 }, (_, number) => `exact${number}.example.net`);
+  await house.isolation.connect({ name: "old", peers });
+  assert.is(outside.size, 1_024);
+  const fault = await faultOf(house.isolation.connect({ name: "old", peers: ["more.example.net"] }));
+  assert.is(fault.code, "limit");
+});
+
+test("whose names are slow holds a share of the look-ups, and what is due keeps nobody waiting", async () => {
+  const evil = { name: "evil", segment: "apps", addresses: [address("10.1.0.66")] };
+  const waiting = new Map<string, () => void>();
+  const house = openHouse({
+    services: [web, evil, old],
+    lookup: (name) =>
+      name.startsWith("slow")
+        ? new Promise((resolve) => waiting.set(name, () => resolve({ kind: "silent" })))
+        : Promise.resolve(found(60, "93.184.216.34")),
+  });
+  for (const name of ["evil", "web", "old"])
+    await house.isolation.connect({ name, peers: ["*.example.com"] });
+  const slow = Array.from({ length: 40 }, (_, number) =>
+    ask(house, "10.1.0.66", `slow${number}.example.com`),
+  );
+  assert.match(await ask(house, "10.1.0.2", "a.example.com"), /^198\.1/);
+  assert.is(waiting.size, 8);
+  house.isolation.tick();
+  await Promise.resolve();
+  assert.is(waiting.size, 8, "nor by asking again");
+  const peers = Array.from({ length: 40 }, (_, number) => `slow${number}.example.net`);
+  await house.isolation.connect({ name: "web", peers });
+  house.isolation.tick();
+  await new Promise((done) => setImmediate(done));
+  assert.is(waiting.size, 24);
+  const exact = peers.map((name) => ask(house, "10.1.0.2", name));
+  await new Promise((done) => setImmediate(done));
+  assert.is(waiting.size, 32, "whoever waits for names that it is connected to holds no more");
+  assert.match(await ask(house, "10.2.0.2", "b.example.com"), /^198\.1/, "who waits for an answer gets it");
+  for (const end of waiting.values()) end();
+  assert.equal(new Set(await Promise.all([...slow, ...exact])), new Set(["silent"]));
+});
+
 test.run();

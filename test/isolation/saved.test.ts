@@ -157,4 +157,16 @@ test("a state whose stand-ins are none of the pools any more gives new ones", as
   assert.ok(before.outside.length > 0);
 });
 
+test("parseIsolation reads files without placed devices, and takes names of devices only", async () => {
+  const good = JSON.parse(JSON.stringify((await full()).committed.state)) as Record<string, unknown>;
+  assert.equal(isolationFormat.parse(good).placed, []);
+  const placed = [["apps", ["br-guest", "eth0.7"]]];
+  assert.equal(isolationFormat.parse({ ...good, placed }).placed, placed);
+  for (const bad of [7, ["apps"], [["apps", 7]], [["apps", ["a b"]]], [["apps", [""]]], [[7, ["eth0"]]]])
+    assert.throws(
+      () => isolationFormat.parse({ ...good, placed: bad }),
+      (thrown: unknown) => thrown instanceof SyntaxError,
+    );
+});
+
 test.run();

@@ -121,13 +121,13 @@ for (const backend of ["nft", "ipset"] as const) {
     );
     assert.equal(
       await Promise.all([
-        answers("camera", "198.51.100.10"),
-        answers("camera", "2001:db8::10"),
-        answers("camera", "198.51.100.10", "10.1.0.78"),
-        answers("camera", "10.1.0.1"),
-        answers("laptop", "198.51.100.10"),
+        silent("camera", "198.51.100.10"),
+        silent("camera", "2001:db8::10"),
+        silent("camera", "198.51.100.10", "10.1.0.78"),
+        silent("camera", "10.1.0.1"),
+        silent("laptop", "198.51.100.10"),
       ]),
-      [false, false, false, false, false],
+      [true, true, true, true, true],
     );
     // Barred and exempt meet, a pair and exempt meet: exempt wins.
     for (const host of ["camera", "laptop"]) {

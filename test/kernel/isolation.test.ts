@@ -1,13 +1,16 @@
 /** Plans of isolation on the real kernel, both back ends: what passes is what the plan says, and nothing else. */
 
 import { createSocket } from "node:dgram";
+import { mkdtempSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
+import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
-import { accepts } from "../../src/kernel/kernel.ts";
+import type { IsolationPlan } from "../../src/kernel/kernel.ts";
 import { eventually, must } from "../lab/children.ts";
 import { close, enforced, usual } from "./isolated.ts";
 import { app, cam, db, dnsPort, internet, log, plan, standinOf, tryAll, web } from "./quarter.ts";
+import { scratch } from "./rig.ts";
 import { sh } from "./street.ts";
 
 for (const backend of ["nft", "ipset"] as const) {
@@ -230,35 +233,60 @@ for (const backend of ["nft", "ipset"] as const) {
     assert.ok(await eventually("it again", () => all.passes(app, { kind: "udp", to })));
   });
 
-  it("opens nothing that the machine's own firewall denies, and all of a plan with what accepts() says", async () => {
+  it("opens nothing that the machine's own firewall denies, and all of a plan with what segments.sh puts in", async () => {
     if (backend === "ipset") return;
     const [all] = await enforced(backend, usual);
-    const fw = (forward: string, input: string) => `table inet fw4
+    const fw4 = `table inet fw4
 delete table inet fw4
 table inet fw4 {
   chain forward { type filter hook forward priority filter; policy drop
-    ${forward}
     ct state established,related accept
   }
-  chain input { type filter hook input priority filter; policy drop
-    ${input}
-  }
+  chain input { type filter hook input priority filter; policy drop; }
   chain dstnat { type nat hook prerouting priority dstnat; policy accept; }
   chain srcnat { type nat hook postrouting priority srcnat; policy accept
     ip saddr 10.0.0.0/8 oifname "br-data" masquerade
   }
 }
 `;
-    await must(["nft", "-f", "-"], { input: fw("", "") });
+    await must(["nft", "-f", "-"], { input: fw4 });
     assert.not(await all.passes(app, { kind: "tcp", to: standinOf(app, db, 4) }));
-    const { forward, input } = accepts(usual);
-    await must(["nft", "-f", "-"], { input: fw(forward, input) });
+    await putSegments(usual);
     await tryAll(all, usual, { quick: true });
     const { seen } = await all.try(app, { kind: "tcp", to: standinOf(app, db, 4) });
     assert.is(seen, standinOf(db, app, 4), "not masqueraded");
   });
 
   it.run();
+}
+
+/** Has the shipped script let a plan's segments through the firewall, as the configuration of that plan does. */
+async function putSegments({ segments }: IsolationPlan): Promise<void> {
+  const folder = mkdtempSync(join(scratch, "segments-"));
+  const lines = [
+    "gatehouse.isolation=isolation",
+    "gatehouse.isolation.enabled='1'",
+    `gatehouse.isolation.dns_port='${dnsPort}'`,
+    ...segments.flatMap(({ name, devices, mdns }) => [
+      `gatehouse.${name}=segment`,
+      `gatehouse.${name}.device='${devices.join("' '")}'`,
+      `gatehouse.${name}.mdns='${mdns ? 1 : 0}'`,
+    ]),
+  ];
+  writeFileSync(join(folder, "lines"), `${lines.join("\n")}\n`);
+  writeFileSync(
+    join(folder, "uci"),
+    `#!/bin/sh
+shift
+case $1 in
+show) cat ${folder}/lines ;;
+get) sed -n "s/^$2='\\(.*\\)'$/\\1/p" ${folder}/lines | tr -d "'" | grep . ;;
+esac
+`,
+    { mode: 0o755 },
+  );
+  const script = join(process.cwd(), "files/usr/lib/gatehouse/segments.sh");
+  await must(["sh", script, "put"], { env: { ...process.env, PATH: `${folder}:${process.env.PATH}` } });
 }
 
 const last = suite("the end");

@@ -104,7 +104,7 @@ for (const backend of ["nft", "ipset"] as const) {
           "app",
           "socat",
           "-T",
-          "1",
+          "10",
           "-",
           `${family === 4 ? "udp4" : "udp6"}:${family === 4 ? to : `[${to}]`}:9`,
         ],

@@ -29,6 +29,8 @@ export interface Try {
   readonly type?: string;
   /** Of a query. Default udp. */
   readonly over?: "udp" | "tcp";
+  /** How long an answer is waited for: long where one is wanted, however slow the machine. */
+  readonly waitMs?: number;
 }
 
 export interface Outcome {
@@ -42,7 +44,10 @@ export interface Outcome {
   readonly ttlSeconds?: number;
 }
 
-const waitMs = 300;
+/** Long enough for whoever is there, mostly; who has to be sure tries again. */
+const briefMs = 300;
+/** For answers that only a slow machine lets wait: bytes of a connection, names. */
+const patientMs = 20_000;
 const ports = [80, 443, 853];
 const loads = new Map<string, number>();
 const heard: string[] = [];
@@ -81,7 +86,6 @@ function serve(): void {
 }
 
 const types: Readonly<Record<string, number>> = { A: TYPE_A, AAAA: TYPE_AAAA, PTR: TYPE_PTR };
-const dnsWaitMs = 4_000;
 
 function queryOf(name: string, type: string): Uint8Array {
   const plain = { response: false, opcode: 0, authoritative: false, truncated: false, rcode: 0 } as const;
@@ -137,7 +141,14 @@ function saidBy(bytes: Uint8Array): Omit<Outcome, "id"> {
 }
 
 /** Asks a server; whatever comes is from it, for the socket takes nobody else's word. */
-function ask({ to, port = 53, word = "", type = "A", over = "udp" }: Try): Promise<Omit<Outcome, "id">> {
+function ask({
+  to,
+  port = 53,
+  word = "",
+  type = "A",
+  over = "udp",
+  waitMs = patientMs,
+}: Try): Promise<Omit<Outcome, "id">> {
   const query = queryOf(word, type);
   return new Promise((resolve) => {
     const end = (bytes?: Uint8Array) => {
@@ -145,7 +156,7 @@ function ask({ to, port = 53, word = "", type = "A", over = "udp" }: Try): Promi
       close();
       resolve(bytes ? saidBy(bytes) : { passed: false });
     };
-    const timer = setTimeout(end, dnsWaitMs);
+    const timer = setTimeout(end, waitMs);
     let close: () => void;
     if (over === "udp") {
       const socket = createSocket(isIPv6(to) ? "udp6" : "udp4");
@@ -174,6 +185,8 @@ function attempt(given: Try): Promise<Omit<Outcome, "id">> {
   if (kind === "heard")
     return Promise.resolve({ passed: true, bytes: heard.filter((text) => text.startsWith(to)).length });
   if (kind === "dns") return ask(given);
+  const isLong = kind === "load" || (kind === "tcp" && sizeBytes > 1);
+  const { waitMs = isLong ? patientMs : briefMs } = given;
   if (kind === "loaded") return Promise.resolve({ passed: true, bytes: loads.get(to) ?? 0 });
   return new Promise((resolve) => {
     const none = () => resolve({ passed: false });
@@ -213,10 +226,7 @@ function attempt(given: Try): Promise<Omit<Outcome, "id">> {
     }
     const socket = connect({ host: to, port, ...(from === undefined ? {} : { localAddress: from }) });
     let text = "";
-    const timer = setTimeout(
-      () => socket.destroy(),
-      kind === "load" ? 5_000 : sizeBytes > 1 ? 3_000 : waitMs,
-    );
+    const timer = setTimeout(() => socket.destroy(), waitMs);
     socket.on("connect", () => kind === "tcp" && socket.write(`${"x".repeat(sizeBytes - 1)}\n`));
     socket.on("data", (chunk) => {
       if (kind === "tcp") text += chunk.toString();

@@ -1,16 +1,23 @@
 /** Guards on real bridges: isolated ports, proxied ARP, settings of devices; kept whatever others do. */
 
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { suite } from "uvu";
 import * as assert from "uvu/assert";
 import { concat, encodeAttributes } from "../../src/kernel/attribute.ts";
-import { decodeBridgePort, encodeIsolation, Guards, renderGuards } from "../../src/kernel/ports.ts";
+import { emptyIsolation, type Kernel } from "../../src/kernel/kernel.ts";
+import {
+  decodeBridgePort,
+  encodeIsolation,
+  Guards,
+  parseGuards,
+  renderGuards,
+} from "../../src/kernel/ports.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { System } from "../../src/system/system.ts";
 import { eventually, must } from "../lab/children.ts";
-import { boot, system } from "./rig.ts";
+import { boot, clean, open, stateOf, system } from "./rig.ts";
 import { sh } from "./street.ts";
 import { messageOf } from "./yard.ts";
 
@@ -41,12 +48,16 @@ async function gone(): Promise<void> {
 
 const it = suite("Guards");
 let guards: Guards | undefined;
+/** What runs that the kernel's events brought have set. */
+let heard: string[];
+it.before.each(clean);
 it.before.each(gone);
 it.after.each(() => guards?.close());
 
 function opened(on: System = system): Guards {
-  const made: Guards = new Guards(on, () => void made.verify());
+  const made: Guards = new Guards(on, () => void made.verify().then((changed) => heard.push(...changed)));
   guards = made;
+  heard = [];
   return made;
 }
 
@@ -85,8 +96,71 @@ it("sets again what comes later, comes back, or was changed by somebody", async 
   await eventually("isolation of a new device", () => isolated("p1"));
   await sh("ip link add veth-g type bridge");
   await eventually("a managed device", () => setting("veth-g", "rp_filter") === "1");
+  // Runs that wait come first.
+  await made.verify();
+  heard = [];
   await sh("sysctl -qw net.ipv4.conf.br-g.proxy_arp_pvlan=0");
-  assert.equal(await made.verify(), ["proxy_arp_pvlan of br-g"]);
+  heard.push(...(await made.verify()));
+  assert.equal(heard, ["proxy_arp_pvlan of br-g"]);
+});
+
+it("takes back what an earlier life set, and nothing else", async () => {
+  await bridge();
+  for (const port of ["p1", "p3"]) await sh(`bridge link set dev ${port} isolated on`);
+  await sh("sysctl -qw net.ipv4.conf.br-g.proxy_arp_pvlan=1");
+  const before = parseGuards(
+    `${renderGuards({ isolatedPorts: ["p1", "p2", "p9"], proxyArp: ["br-g"] })}# x\n`,
+  );
+  assert.equal(before, { isolatedPorts: ["p1", "p2", "p9"], proxyArp: ["br-g"] });
+  guards = new Guards(system, () => {}, before);
+  await guards.apply({ ...none, isolatedPorts: ["p2"] });
+  assert.equal([await isolated("p1"), await isolated("p2"), await isolated("p3")], [false, true, true]);
+  assert.is(setting("br-g", "proxy_arp_pvlan"), "0");
+});
+
+for (const backend of ["nft", "ipset"] as const) {
+  it(`Kernel, ${backend}: ports that an earlier life isolated are free when nobody asks for them any more`, async () => {
+    await bridge();
+    const asked = { ...emptyIsolation, guards: { isolatedPorts: ["p1", "p2"], proxyArp: ["br-g"] } };
+    const live = async (call: (kernel: Kernel) => Promise<void>) => {
+      const kernel = await open(backend);
+      await call(kernel);
+      kernel.close();
+      return [await isolated("p1"), await isolated("p2"), setting("br-g", "proxy_arp_pvlan") === "1"];
+    };
+    // Even where the text of the rules may lag.
+    const isolate = (kernel: Kernel) => kernel.apply("isolation", asked, { durable: false });
+    assert.equal(await live(isolate), [true, true, true]);
+    assert.equal(await live((kernel) => kernel.apply("isolation", emptyIsolation)), [false, false, false]);
+    assert.equal(await live(isolate), [true, true, true]);
+    assert.equal(await live((kernel) => kernel.clear("isolation")), [false, false, false]);
+    assert.equal(readdirSync(stateOf(backend)), []);
+  });
+}
+
+it("a run that began before a newer one asked otherwise does not have the last word", async () => {
+  await bridge();
+  const waiting: (() => void)[] = [];
+  let holds = true;
+  const made = opened({
+    ...system,
+    set: async (path, value) => {
+      if (holds && path.endsWith("br-g/proxy_arp_pvlan")) await new Promise<void>((go) => waiting.push(go));
+      await system.set(path, value);
+    },
+  });
+  const older = made.apply({ ...none, proxyArp: ["br-g"] });
+  await eventually("the older run, about to write", () => waiting.length > 0);
+  holds = false;
+  const newer = made.apply(none);
+  waiting[0]!();
+  await Promise.all([older, newer]);
+  assert.is(setting("br-g", "proxy_arp_pvlan"), "0");
+});
+
+it("parseGuards: reads what was rendered, and passes over all else", () => {
+  for (const text of ["", "# complete\n", "port\nport \nport a b\nlink p1\nbridge ..\nport x/y\nport  p1\n"])
+    assert.equal(parseGuards(text), { isolatedPorts: [], proxyArp: [] });
 });
 
 it("lists as a limit what the machine refuses, for as long as it does", async () => {

@@ -20,7 +20,8 @@ import {
   type Segment,
 } from "../../src/kernel/kernel.ts";
 import { type Address, decodeAddress, parseAddress, parsePrefix } from "../../src/lib/address.ts";
-import { eventually, must } from "../lab/children.ts";
+import { eventually } from "../lab/children.ts";
+import { bundleProgram } from "../lab/network.ts";
 import { Party } from "./driver.ts";
 import type { Outcome, Try } from "./party.ts";
 import { sh } from "./street.ts";
@@ -136,11 +137,7 @@ export class Quarter {
 
   static async build(): Promise<Quarter> {
     const program = join(process.env.TMPDIR!, "party.cjs");
-    const bundled = must([
-      join(process.cwd(), "node_modules/.bin/esbuild"),
-      join(process.cwd(), "test/kernel/party.ts"),
-      ...["--bundle", "--platform=node", "--format=cjs", "--log-level=error", `--outfile=${program}`],
-    ]);
+    const bundled = bundleProgram("party", program, "kernel");
     await sh("ip -batch -", ["link add br-apps type bridge", "link add br-data type bridge"]);
     const own: string[] = [];
     for (const { name, device, 4: four, 6: six } of services) {

@@ -264,7 +264,7 @@ test("a blocked device can ask for an address, and for nothing else", async () =
     const kernel = await open(backend);
     await kernel.apply("flows", plan({ ends: [...ends, end(8, "203.0.113.1")], barred: [1] }));
     let heard = "";
-    const server = run(["timeout", "3", "socat", "-u", "UDP4-RECVFROM:67,reuseaddr", "-"]).then(
+    const server = run(["timeout", "60", "socat", "-u", "UDP4-RECVFROM:67,reuseaddr", "-"]).then(
       ({ stdout }) => (heard = stdout),
     );
     const listens = async () => (await run(["ss", "-Hlnu", "sport = :67"])).stdout !== "";

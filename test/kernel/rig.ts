@@ -63,8 +63,9 @@ export async function wipe(): Promise<Street> {
   const street = built;
   await street.quiet();
   for (const host of ["laptop", "camera"]) {
-    for (const last of [77, 78, 79])
-      await run(["ip", "-n", host, "addr", "del", `10.1.0.${last}/24`, "dev", "eth0"]);
+    // Those that are not there are none to it.
+    const lines = [77, 78, 79].map((last) => `addr del 10.1.0.${last}/24 dev eth0\n`);
+    await run(["ip", "-n", host, "-force", "-batch", "-"], { input: lines.join("") });
   }
   await clean();
   return street;
@@ -78,10 +79,9 @@ export async function clean(): Promise<void> {
   }
   await sh("nft flush ruleset");
   for (const tool of ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"]) {
-    for (const table of ["filter", "mangle", "nat"]) {
-      await sh(`${tool} -t ${table} -F`);
-      await sh(`${tool} -t ${table} -X`);
-    }
+    // A restore that does not leave what is there leaves nothing.
+    const empty = ["filter", "mangle", "nat"].flatMap((table) => [`*${table}`, "COMMIT"]);
+    await sh(tool.replace(/(-legacy)?$/, "$1-restore"), empty);
   }
   await eventually("sets free of rules", () =>
     sh("ipset destroy").then(

@@ -129,23 +129,23 @@ export function sh(line: string, input?: readonly string[]): Promise<string> {
   return must(line.split(" "), input ? { input: `${input.join("\n")}\n` } : {});
 }
 
-/** Whether an echo comes back: for what is to go through. */
+/** Whether an echo comes back, however slow the machine: for what is to go through. */
 export function answers(host: string, to: string, from?: string): Promise<boolean> {
-  return ping(host, to, { from, waitSeconds: 2 });
+  return ping(host, to, { from, waiting: ["-i", "0.2", "-w", "20"] });
 }
 
 /** Whether no echo comes back, within far more time than one takes here: for what is to be stopped. */
 export async function silent(host: string, to: string, from?: string): Promise<boolean> {
-  return !(await ping(host, to, { from, waitSeconds: 0.25 }));
+  return !(await ping(host, to, { from, waiting: ["-W", "0.25"] }));
 }
 
 function ping(
   host: string,
   to: string,
-  { from, waitSeconds }: { from: string | undefined; waitSeconds: number },
+  { from, waiting }: { from: string | undefined; waiting: readonly string[] },
 ): Promise<boolean> {
   const source = from === undefined ? [] : ["-I", from];
-  return must(enter(host, ["ping", "-n", "-q", "-c", "1", "-W", String(waitSeconds), ...source, to])).then(
+  return must(enter(host, ["ping", "-n", "-q", "-c", "1", ...waiting, ...source, to])).then(
     () => true,
     () => false,
   );

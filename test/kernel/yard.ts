@@ -79,7 +79,7 @@ export async function stopAll(): Promise<void> {
 export async function until<Value>(
   what: string,
   probe: () => Value,
-  deadlineMs = 8_000,
+  deadlineMs = 60_000,
 ): Promise<Exclude<Value, false | 0 | "" | null | undefined>> {
   const end = performance.now() + deadlineMs;
   for (;;) {

@@ -22,10 +22,8 @@ test("lab up: shows what the agent sees, and the commands that it prints work", 
   for (const stream of [up.stdout, up.stderr]) stream.on("data", (chunk) => (text += chunk));
   const lab = (...args: string[]) => run([process.execPath, program, ...args]);
   try {
-    const hint = await eventually(
-      "the command that cuts laptop and web",
-      () => /exec router (gatehouse call spin blockflow) '(\{.*"block":1\})'/.exec(text),
-      30_000,
+    const hint = await eventually("the command that cuts laptop and web", () =>
+      /exec router (gatehouse call spin blockflow) '(\{.*"block":1\})'/.exec(text),
     ).catch((error: Error) => assert.unreachable(`${error.message}:\n${text}`));
     // Both families and all kinds of traffic take some seconds to have been seen.
     for (const line of [
@@ -33,14 +31,15 @@ test("lab up: shows what the agent sees, and the commands that it prints work", 
       /^\d+ +laptop +02:77:00:00:00:0a +10\.77\.0\.10 fd77::10/m,
       /^laptop \(\d+\) +web\.example\.net \(\d+\) +TCP 80 /m,
     ]) {
-      await eventually(`${line} in\n${text}`, () => line.test(text), 20_000);
+      await eventually(`${line} in\n${text}`, () => line.test(text));
     }
     const [, command, pair] = hint!;
-    const ping = () => lab("exec", "laptop", "ping", "-nqc1", "-W1", servers.web.address4);
-    assert.is((await ping()).status, 0);
+    const ping = (seconds: number) =>
+      lab("exec", "laptop", "ping", "-nqc1", `-w${seconds}`, servers.web.address4);
+    assert.is((await ping(30)).status, 0);
     const answer = await lab("exec", "router", ...command!.split(" "), pair!);
     assert.equal(JSON.parse(answer.stdout), { return: 0 });
-    assert.is((await ping()).status, 1);
+    assert.is((await ping(1)).status, 1);
   } finally {
     up.kill("SIGTERM");
     assert.is(await new Promise((resolve) => up.on("exit", resolve)), 0);

@@ -7,6 +7,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { appendFileSync, renameSync } from "node:fs";
+import { sleep } from "./time.ts";
 
 export interface Result {
   /** Exit status; 128 + signal number if a signal ended it. */
@@ -18,10 +19,12 @@ export interface Result {
 export interface RunOptions {
   readonly input?: string;
   readonly env?: NodeJS.ProcessEnv;
-  /** Killed after this time, which rejects. Default 30 s. */
+  /** Killed after this time, which rejects. Default 60 s. */
   readonly limitMs?: number;
 }
 
+/** So long a test waits for what has to come: for ever, as machines go, so that none fails for being slow. */
+const patienceMs = 60_000;
 const maxOutputChars = 32 * 1024 * 1024;
 const signalNumbers = new Map<string, number>([
   ["SIGHUP", 1],
@@ -43,7 +46,7 @@ export function statusOf(code: number | null, signal: string | null): number {
 export function run(argv: readonly string[], options: RunOptions = {}): Promise<Result> {
   const [program, ...args] = argv;
   if (program === undefined) throw new TypeError("Cannot run: no program");
-  const limitMs = options.limitMs ?? 30_000;
+  const limitMs = options.limitMs ?? patienceMs;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
       stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
@@ -89,14 +92,14 @@ export async function must(argv: readonly string[], options: RunOptions = {}): P
 export async function eventually<T>(
   what: string,
   check: () => T | Promise<T>,
-  limitMs = 30_000,
+  limitMs = patienceMs,
 ): Promise<NonNullable<T>> {
   const endsAt = performance.now() + limitMs;
   for (;;) {
     const value = await check();
     if (value) return value;
     if (performance.now() > endsAt) throw new Error(`Cannot see ${what}: not within ${limitMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await sleep(10);
   }
 }
 
@@ -161,7 +164,7 @@ export class Daemon {
     return this.#tail;
   }
 
-  /** Starts it and waits until it works. Rejects with its last words if it ends or takes over 10 s. */
+  /** Starts it and waits until it works. Rejects with its last words if it ends or takes over 60 s. */
   async start(): Promise<void> {
     if (this.#child !== undefined) throw new TypeError(`Cannot start ${this.name}: it runs`);
     const { argv, env, ready, probe } = this.#options;
@@ -206,12 +209,12 @@ export class Daemon {
     }
   }
 
-  /** Asks it to end, insists after 10 s, and gives its status. Does nothing if it does not run. */
+  /** Asks it to end, insists after 30 s, and gives its status. Does nothing if it does not run. */
   async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<number> {
     const child = this.#child;
     if (child === undefined) return this.#status ?? 0;
     child.kill(signal);
-    const timer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+    const timer = setTimeout(() => child.kill("SIGKILL"), 30_000);
     const status = await this.#ended;
     clearTimeout(timer);
     return status;

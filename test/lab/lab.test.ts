@@ -30,7 +30,7 @@ async function start(...args: string[]): Promise<Up> {
   const ended = new Promise<number>((resolve) => {
     child.on("exit", (code, signal) => resolve(code ?? (signal === "SIGKILL" ? 137 : 1)));
   });
-  await eventually("the lab up", () => / is up: /.test(text), 20_000);
+  await eventually("the lab up", () => / is up: /.test(text));
   return { child, ended, text: () => text };
 }
 
@@ -54,7 +54,10 @@ test("lab exec: passes status, output, input and signals, and finds names and ga
   assert.is((await lab("exec", "nowhere", "true")).status, 2);
   assert.is((await lab("exec", "laptop")).status, 2);
   assert.is((await lab("exec", "--name", "other", "laptop", "true")).status, 1);
-  assert.match((await lab("exec", "laptop", "ping", "-c1", "web.example.net")).stdout, " 0% packet loss");
+  assert.match(
+    (await lab("exec", "laptop", "ping", "-c1", "-W20", "web.example.net")).stdout,
+    " 0% packet loss",
+  );
   assert.match((await lab("exec", "router", "sh", "-c", "echo $PATH")).stdout, `${process.cwd()}/dist:`);
   assert.match((await lab("exec", "camera", "pwd")).stdout, process.cwd());
   const echo = await run([process.execPath, program, "exec", "camera", "cat"], {
@@ -108,7 +111,7 @@ test("lab up: two without a name run side by side, and each ends alone", async (
     ["lab-2"],
   );
   assert.match(
-    (await lab("exec", "camera", "ping", "-c1", "-n", servers.time.address6)).stdout,
+    (await lab("exec", "camera", "ping", "-c1", "-n", "-W20", servers.time.address6)).stdout,
     " 0% packet loss",
   );
   assert.is((await lab("down")).status, 0);
@@ -128,7 +131,7 @@ test("lab up --ipref: two homes with the same addresses, where hosts of one know
     ["parents-laptop", "nas.mine.example"],
   ] as const) {
     assert.match((await lab("exec", from, "ip", "-4", "address")).stdout, " 192.168.1.10/24 ");
-    assert.match((await lab("exec", from, "ping", "-c1", "-W5", name)).stdout, " 0% packet loss");
+    assert.match((await lab("exec", from, "ping", "-c1", "-W20", name)).stdout, " 0% packet loss");
   }
   // What is printed to be tried works as it stands.
   const [, hint] = / exec (mine gatehouse .*)/.exec(running.text())!;

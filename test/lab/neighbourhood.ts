@@ -15,9 +15,10 @@
 
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Ubus } from "../../src/ubus/ubus.ts";
 import { Daemon, must } from "./children.ts";
 import { type Home, Homes, type HomesOptions } from "./homes.ts";
-import { root, searchPath } from "./network.ts";
+import { askOn, joinBus, root, searchPath } from "./network.ts";
 
 export type HomeName = Home["name"];
 export const homeNames = ["mine", "parents"] as const;
@@ -147,6 +148,8 @@ export class Neighbourhood {
   readonly #buses: Readonly<Record<HomeName, Daemon>>;
   readonly #names: readonly Daemon[];
   readonly #options: NeighbourhoodOptions;
+  /** Our place on the bus of each router that was asked. */
+  readonly #ubuses = new Map<HomeName, Ubus>();
   #mounted = false;
 
   private constructor(homes: Homes, options: NeighbourhoodOptions) {
@@ -191,7 +194,9 @@ export class Neighbourhood {
 
   /** Calls a method on a router's bus. Rejects with what the bus says. */
   async call(home: HomeName, object: string, method: string, args: object = {}): Promise<never> {
-    return JSON.parse(await this.cli(home, "-S", "call", object, method, JSON.stringify(args))) as never;
+    const ubus = this.#ubuses.get(home) ?? joinBus(busOf(home));
+    this.#ubuses.set(home, ubus);
+    return (await askOn(ubus, [object, method], args)) as never;
   }
 
   /** What the command line prints on a router. Rejects unless its status is 0. */
@@ -200,6 +205,7 @@ export class Neighbourhood {
   }
 
   async close(): Promise<void> {
+    for (const ubus of this.#ubuses.values()) ubus.close();
     const all = [...Object.values(this.agents), ...Object.values(this.#buses), ...this.#names];
     await Promise.all(all.map((each) => each.kill()));
     await this.homes.close();

@@ -18,13 +18,15 @@
 
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
+import type { JsonObject } from "../../src/lib/json.ts";
+import { openLinux } from "../../src/system/linux.ts";
+import { connectUbus, type Ubus } from "../../src/ubus/ubus.ts";
 import { Daemon, must, type Result, type RunOptions, run } from "./children.ts";
 import { enclosed } from "./enclosure.ts";
-import type { Heard } from "./peer.ts";
-import { Stream, type StreamOptions } from "./streams.ts";
+import { Hearing, Stream, type StreamOptions } from "./streams.ts";
 import * as topology from "./topology.ts";
 import { type Backend, type Client, clientsOf, paths, servers } from "./topology.ts";
 
@@ -55,17 +57,42 @@ export const searchPath = [
   "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 ].join(":");
 
-/** Bundles a program of test/lab into one file. */
-export async function bundleProgram(name: string, outfile: string): Promise<void> {
+/** Bundles a program of test/lab, or of another folder of test, into one file. */
+export async function bundleProgram(name: string, outfile: string, room = "lab"): Promise<void> {
+  // Who was built together with everything else under build/test finds it there, as fresh as itself.
+  const built = join(root, "build/test");
+  if (process.argv[1]?.startsWith(`${built}/`)) {
+    copyFileSync(join(built, room, `${name}.cjs`), outfile);
+    return;
+  }
   await must([
     join(root, "node_modules/.bin/esbuild"),
-    join(root, "test/lab", `${name}.ts`),
+    join(root, "test", room, `${name}.ts`),
     "--bundle",
     "--platform=node",
     "--format=cjs",
-    "--log-level=warning",
+    "--log-level=error",
     `--outfile=${outfile}`,
   ]);
+}
+
+/** How long whoever is asked on a bus may take: nobody is to fail for a machine that is slow. */
+const callMs = 60_000;
+
+/** Our place on a bus of a lab. */
+export function joinBus(path: string): Ubus {
+  const system = openLinux({ nativePath: join(root, "dist/netio.node"), log: () => {} });
+  return connectUbus(system, { path, timeoutMs: callMs });
+}
+
+/** Asks on a bus, and gives the answer as plain data. */
+export async function askOn(
+  ubus: Ubus,
+  [object, method]: readonly [object: string, method: string],
+  args: object = {},
+): Promise<Record<string, unknown>> {
+  const answer = await ubus.call(object, method, args as JsonObject);
+  return JSON.parse(JSON.stringify(answer)) as Record<string, unknown>;
 }
 
 const needed = [
@@ -78,6 +105,9 @@ const needed = [
   "iptables-restore",
   "ip6tables-restore",
 ];
+
+/** How long an agent that starts may take for the answer that it is ready; then it is asked again. */
+const probeMs = 2_000;
 
 /** What a reboot of the router wipes, besides the leases. */
 const volatile = [paths.run, paths.rpc, dirname(paths.bus)];
@@ -141,8 +171,9 @@ export class Lab {
   #mounted = false;
   readonly #children = new Set<ChildProcess>();
   readonly #streams = new Set<Stream>();
-  /** What the server heard of the streams made here, by their ids. */
-  readonly #heard = new Map<string, number>();
+  readonly #hearing = new Hearing();
+  /** Made with the first call, and anew after a reboot. */
+  #ubus: Ubus | undefined;
 
   private constructor(options: LabOptions) {
     this.#options = options;
@@ -165,13 +196,13 @@ export class Lab {
     const addresses = Object.values(servers).flatMap((each) => [each.address4, each.address6]);
     this.#server = daemon("internet", "server", [process.execPath, paths.peer, "serve", ...addresses], {
       ready: /^serving$/m,
-      onLine: (line: string) => this.#hear(line),
+      onLine: (line: string) => this.#hearing.push(line),
     });
     const gatehouse = [join(root, "dist/gatehouse"), "-s", paths.bus];
     const isReady = async () => {
-      const argv = [...gatehouse, "-S", "call", "gatehouse", "status"];
-      const { status, stdout } = await run(enter("router", argv), { env: environment() });
-      return status === 0 && (JSON.parse(stdout) as { ready: boolean }).ready;
+      // A call that an agent took along with it is not answered.
+      const status = this.#bus().call("gatehouse", "status", {}, { timeoutMs: probeMs });
+      return (await status.catch(() => undefined))?.ready === true;
     };
     this.bus = daemon("router", "bus", [...gatehouse, "bus"], { probe: () => accepts(paths.bus) });
     this.agent = daemon("router", "agent", [...gatehouse, "run", "-c", paths.configuration], {
@@ -232,21 +263,19 @@ export class Lab {
     return pidsOf(this.#known(host));
   }
 
-  /** Calls a method on the bus by our own command line. Rejects with what it said unless it answers. */
-  async call(object: string, method: string, args: object = {}): Promise<Record<string, unknown>> {
-    const text = await this.must("router", ["gatehouse", "call", object, method, JSON.stringify(args)]);
-    return text.trim() === "" ? {} : (JSON.parse(text) as Record<string, unknown>);
+  /** Calls a method on the bus. Rejects with the bus's word unless it answers. */
+  call(object: string, method: string, args: object = {}): Promise<Record<string, unknown>> {
+    return askOn(this.#bus(), [object, method], args);
   }
 
   /** Starts traffic and waits until it flows. */
   async stream(options: StreamOptions): Promise<Stream> {
     const id = randomBytes(4).toString("hex");
-    this.#heard.set(id, 0);
     const peer = [process.execPath, paths.peer];
     const stream = new Stream(
       { ...options, id, peer },
       (host, argv) => this.#enter(host, argv),
-      (which) => this.#heard.get(which) ?? 0,
+      this.#hearing,
     );
     this.#streams.add(stream);
     await stream.flows();
@@ -260,6 +289,7 @@ export class Lab {
    */
   async reboot(boot: () => Promise<void> = async () => {}): Promise<void> {
     await Promise.all([this.agent, this.bus, this.broker, this.#lanNames].map((each) => each.kill()));
+    this.#leaveBus();
     await runScript("unplug", topology.renderPlug(this.clients, "out"));
     await deleteHost("router");
     for (const path of [paths.leases, ...volatile]) rmSync(path, { recursive: true, force: true });
@@ -275,6 +305,7 @@ export class Lab {
   async close(): Promise<void> {
     await Promise.all([...this.#streams].map((each) => each.end()));
     await this.agent.stop();
+    this.#leaveBus();
     const daemons = [this.bus, this.broker, this.#lanNames, this.#internetNames, this.#server];
     await Promise.all(daemons.map((each) => each.stop()));
     for (const child of this.#children) child.kill("SIGKILL");
@@ -367,10 +398,14 @@ export class Lab {
     await this.must(client.name, ["busybox", "udhcpc", ...options, "-s", paths.dhcpScript]);
   }
 
-  #hear(line: string): void {
-    if (!line.startsWith("{")) return;
-    const { id, heard } = JSON.parse(line) as Heard;
-    if (this.#heard.has(id)) this.#heard.set(id, heard);
+  #bus(): Ubus {
+    this.#ubus ??= joinBus(paths.bus);
+    return this.#ubus;
+  }
+
+  #leaveBus(): void {
+    this.#ubus?.close();
+    this.#ubus = undefined;
   }
 
   #known(host: string): string {

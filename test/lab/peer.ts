@@ -8,13 +8,17 @@
  *
  * HOST is an address (for tcp also a name). ID is a word of the caller's by which both ends count the same stream. Clients
  * print a report ten times a second, one JSON object a line (`Report`), the server what it heard of each
- * stream (`Heard`). A stream that is cut stays open and reports silence: it never gives up by itself.
+ * stream that it heard anything of (`Heard`) and then that it has told everything (`Told`). A stream that is cut stays
+ * open and reports silence: it never gives up by itself.
  *
  * Services: TCP 80 speaks enough HTTP for curl: `/stream?rate=N&id=WORD` never ends, anything else answers a
  * short page. UDP 7 and 123 echo. UDP 5004 streams. Wire of the datagram stream, in text:
  *
- *     client → server   up ID RATE NUMBER
- *     server → client   down ID NUMBER
+ *     client → server   up ID RATE NUMBER SENT
+ *     server → client   down ID NUMBER SENT
+ *
+ * SENT is when it was sent, by the clock that all hosts share: who asks whether a datagram passed while it must not have
+ * does not depend on when it was read or told.
  *
  * The server goes on sending for ten minutes after it last heard the client, so that each direction can be seen
  * to be cut on its own. It keeps at most 1,000 streams, by ID.
@@ -24,35 +28,53 @@ import { spawn } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { resolve4, resolve6 } from "node:dns";
 import { connect, createServer, isIPv6, type Socket } from "node:net";
+import { clockMs, reportMs } from "./time.ts";
+
+/** When a datagram was sent, and when the other end read it. */
+export type Arrival = readonly [sentAt: number, readAt: number];
+
+/** What of the numbered datagrams of one direction did not come. */
+export interface Gaps {
+  /** Numbers missed below the highest one seen; late ones are taken off again. */
+  readonly lost: number;
+  /** The longest run of numbers missed, one after the other, once the first had come. */
+  readonly longestRun: number;
+}
 
 /** What a client has received since it began. */
-export interface Report {
+export interface Report extends Gaps {
+  /** When this was written. */
+  readonly at: number;
   /** TCP: bytes. UDP: datagrams. */
   readonly received: number;
-  /** UDP: numbers missed below the highest one seen; late ones are taken off again. */
-  readonly lost: number;
-  /** The longest time between two receptions since the last report but one, in milliseconds. */
-  readonly gapMs: number;
+  /** UDP: those read since the last report. */
+  readonly arrivals: readonly Arrival[];
   /** Set in the last report of a stream that the network or the peer ended. */
   readonly ended?: string;
 }
 
 /** What the server has received of a stream; TCP in bytes, UDP in datagrams. */
-export interface Heard {
+export interface Heard extends Gaps {
   readonly id: string;
   readonly heard: number;
+  /** UDP: those read since it was last told. */
+  readonly arrivals: readonly Arrival[];
+}
+
+/** The server has told everything that it had read by then. */
+export interface Told {
+  readonly at: number;
 }
 
 const webPort = 80;
 const echoPorts = [7, 123];
 const streamPort = 5004;
-const reportMs = 100;
 const paceMs = 20;
 const keepMs = 600_000;
 const maxStreams = 1000;
 const chunk = Buffer.alloc(16 * 1024, "gatehouse lab ");
 
-const say = (value: Report | Heard) => process.stdout.write(`${JSON.stringify(value)}\n`);
+const say = (value: Report | Heard | Told) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
 /** How many units are due now, of so many a second; never more than a quarter of a second's at once. */
 function pacer(perSecond: number): () => number {
@@ -68,12 +90,39 @@ function pacer(perSecond: number): () => number {
   };
 }
 
+/** Books the numbered datagrams of one direction. */
+class Numbers {
+  lost = 0;
+  longestRun = 0;
+  #highest = -1;
+  #arrivals: Arrival[] = [];
+
+  take(number: number, sentAt: number): void {
+    this.#arrivals.push([sentAt, clockMs()]);
+    if (number <= this.#highest) {
+      this.lost -= 1;
+      return;
+    }
+    const missed = number - this.#highest - 1;
+    this.lost += missed;
+    if (this.#highest >= 0) this.longestRun = Math.max(this.longestRun, missed);
+    this.#highest = number;
+  }
+
+  /** What there is to tell; arrivals are told once. */
+  tell(): Gaps & { arrivals: readonly Arrival[] } {
+    const { lost, longestRun } = this;
+    return { lost, longestRun, arrivals: this.#arrivals.splice(0) };
+  }
+}
+
 // ── server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 interface Stream {
   heard: number;
   told: number;
   heardAt: number;
+  readonly numbers: Numbers;
   /** UDP only: sends what is due. */
   push?: () => void;
 }
@@ -84,7 +133,7 @@ function streamOf(id: string): Stream | undefined {
   let stream = streams.get(id);
   if (stream === undefined) {
     if (streams.size >= maxStreams) return undefined;
-    stream = { heard: 0, told: 0, heardAt: 0 };
+    stream = { heard: 0, told: 0, heardAt: 0, numbers: new Numbers() };
     streams.set(id, stream);
   }
   stream.heardAt = performance.now();
@@ -150,17 +199,18 @@ function serveDatagrams(address: string, port: number): Promise<void> {
   const socket = createSocket({ type: isIPv6(address) ? "udp6" : "udp4", ipv6Only: isIPv6(address) });
   socket.on("message", (message, from) => {
     if (echoPorts.includes(port)) return socket.send(message, from.port, from.address);
-    const [word, id = "", rate = "", number] = message.toString("latin1", 0, 100).split(" ");
-    if (word !== "up" || number === undefined) return;
+    const [word, id = "", rate = "", number, sent] = message.toString("latin1", 0, 100).split(" ");
+    if (word !== "up" || sent === undefined) return;
     const stream = streamOf(id);
     if (stream === undefined) return;
     stream.heard += 1;
+    stream.numbers.take(Number(number), Number(sent));
     if (stream.push !== undefined) return;
     const due = pacer(Math.min(Math.max(Number(rate) || 1, 1), 5000));
     let next = 0;
     stream.push = () => {
       for (let left = due(); left > 0; left--) {
-        socket.send(`down ${id} ${next++}`, from.port, from.address, () => {});
+        socket.send(`down ${id} ${next++} ${clockMs()}`, from.port, from.address, () => {});
       }
     };
   });
@@ -183,10 +233,11 @@ async function serve(addresses: readonly string[]): Promise<void> {
   setInterval(() => {
     const now = performance.now();
     for (const [id, stream] of streams) {
-      if (stream.heard !== stream.told) say({ id, heard: stream.heard });
+      if (stream.heard !== stream.told) say({ id, heard: stream.heard, ...stream.numbers.tell() });
       stream.told = stream.heard;
       if (now - stream.heardAt > keepMs) streams.delete(id);
     }
+    if (streams.size > 0) say({ at: clockMs() });
   }, reportMs);
   process.stdout.write("serving\n");
 }
@@ -194,66 +245,58 @@ async function serve(addresses: readonly string[]): Promise<void> {
 // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Counts receptions and reports them. */
-function reporter(): { receive(amount: number): void; state: { lost: number; ended?: string } } {
-  const state: { lost: number; ended?: string } = { lost: 0 };
-  let received = 0;
-  let lastAt = performance.now();
-  let gapMs = 0;
-  const timer = setInterval(() => {
-    const openMs = performance.now() - lastAt;
-    say({ received, gapMs: Math.round(Math.max(gapMs, openMs)), ...state });
-    gapMs = 0;
-    if (state.ended !== undefined) clearInterval(timer);
-  }, reportMs);
-  return {
-    state,
-    receive(amount) {
-      const now = performance.now();
-      gapMs = Math.max(gapMs, now - lastAt);
-      lastAt = now;
-      received += amount;
-    },
-  };
+class Reporter {
+  readonly numbers = new Numbers();
+  #received = 0;
+  #ended: string | undefined;
+
+  constructor() {
+    const timer = setInterval(() => {
+      const ended = this.#ended === undefined ? {} : { ended: this.#ended };
+      say({ at: clockMs(), received: this.#received, ...this.numbers.tell(), ...ended });
+      if (this.#ended !== undefined) clearInterval(timer);
+    }, reportMs);
+  }
+
+  receive(amount: number): void {
+    this.#received += amount;
+  }
+
+  end(why: string): void {
+    this.#ended ??= why;
+  }
 }
 
 function streamTcp(host: string, id: string, rate = "100000"): void {
   const socket = connect({ host, port: webPort });
-  const { receive, state } = reporter();
+  const reporter = new Reporter();
   const trickle = setInterval(() => socket.write("more\n"), reportMs);
   const end = (why: string) => {
     clearInterval(trickle);
-    state.ended ??= why;
+    reporter.end(why);
   };
   socket.setNoDelay(true);
   socket.on("connect", () => socket.write(`GET /stream?rate=${rate}&id=${id} HTTP/1.1\r\nHost: lab\r\n\r\n`));
-  socket.on("data", (bytes) => receive(bytes.length));
+  socket.on("data", (bytes) => reporter.receive(bytes.length));
   socket.on("error", (error) => end(error.message));
   socket.on("close", () => end("closed"));
 }
 
 function streamUdp(host: string, id: string, rate = "50"): void {
-  const { receive, state } = reporter();
+  const reporter = new Reporter();
   const socket = createSocket(isIPv6(host) ? "udp6" : "udp4");
   const due = pacer(Number(rate));
   let next = 0;
-  let highest = -1;
-  socket.on("error", (error) => {
-    state.ended = error.message;
-  });
+  socket.on("error", (error) => reporter.end(error.message));
   socket.on("message", (message) => {
-    const number = Number(message.toString("latin1").split(" ")[2]);
-    if (number > highest) {
-      state.lost += number - highest - 1;
-      highest = number;
-    } else {
-      state.lost -= 1;
-    }
-    receive(1);
+    const [, , number, sent] = message.toString("latin1").split(" ");
+    reporter.numbers.take(Number(number), Number(sent));
+    reporter.receive(1);
   });
   setInterval(() => {
     for (let left = due(); left > 0; left--) {
       // Refused sends (no route, filtered) are what a cut looks like from here: the next one tries again.
-      socket.send(`up ${id} ${rate} ${next++}`, streamPort, host, () => {});
+      socket.send(`up ${id} ${rate} ${next++} ${clockMs()}`, streamPort, host, () => {});
     }
   }, paceMs);
 }

@@ -16,14 +16,12 @@
 
 import type { ChildProcess } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import type { JsonObject } from "../../src/lib/json.ts";
-import { openLinux } from "../../src/system/linux.ts";
-import { connectUbus, type Ubus } from "../../src/ubus/ubus.ts";
+import type { Ubus } from "../../src/ubus/ubus.ts";
 import { Party } from "../kernel/driver.ts";
 import type { Outcome, Try } from "../kernel/party.ts";
 import { eventually, must } from "./children.ts";
-import { Lab, root } from "./network.ts";
+import { bundleProgram, joinBus, Lab } from "./network.ts";
 import { type Backend, paths, router, servers } from "./topology.ts";
 
 export interface Segment {
@@ -147,9 +145,6 @@ function renderFirewall(backend: Backend): string {
     .join("\n");
 }
 
-const system = openLinux({ nativePath: join(root, "dist/netio.node"), log: () => {} });
-/** So long the agent may take for an answer. */
-const callMs = 10_000;
 interface Listed {
   readonly services: readonly {
     name: string;
@@ -239,11 +234,8 @@ export class Town {
   // What the agent is asked.
 
   async call(method: string, args: JsonObject = {}): Promise<Record<string, unknown>> {
-    this.#ubus ??= connectUbus(system, { path: paths.bus });
-    return (await this.#ubus.call("gatehouse.isolation", method, args, { timeoutMs: callMs })) as Record<
-      string,
-      unknown
-    >;
+    this.#ubus ??= joinBus(paths.bus);
+    return (await this.#ubus.call("gatehouse.isolation", method, args)) as Record<string, unknown>;
   }
 
   async connect(name: string, peers: readonly string[], more: JsonObject = {}): Promise<void> {
@@ -334,7 +326,7 @@ export class Town {
 
   /** What the agent tells whoever subscribed. */
   listen(handler: (kind: string, data: JsonObject) => void): ReturnType<Ubus["subscribe"]> {
-    this.#ubus ??= connectUbus(system, { path: paths.bus });
+    this.#ubus ??= joinBus(paths.bus);
     return this.#ubus.subscribe("gatehouse.isolation", handler);
   }
 
@@ -369,11 +361,7 @@ export class Town {
 
   async #build(): Promise<void> {
     const program = `${paths.folder}/party.cjs`;
-    const bundled = must([
-      join(root, "node_modules/.bin/esbuild"),
-      join(root, "test/kernel/party.ts"),
-      ...["--bundle", "--platform=node", "--format=cjs", "--log-level=error", `--outfile=${program}`],
-    ]);
+    const bundled = bundleProgram("party", program, "kernel");
     mkdirSync(paths.state, { recursive: true });
     writeFileSync(keyFile, door.key, { mode: 0o600 });
     for (const [index, { name, mac }] of services.entries()) {

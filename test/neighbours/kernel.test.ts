@@ -56,7 +56,7 @@ test("resolve finds a host by packets past the kernel, in prefixes of ours and i
 
 test("an entry that the kernel met is given its age by the kernel", async () => {
   ip("neigh flush dev lan nud all");
-  execFileSync("ping", ["-n", "-q", "-c", "1", "-W", "5", host4]);
+  execFileSync("ping", ["-n", "-q", "-c", "1", "-W", "20", host4]);
   const on = await open();
   const before = on.neighbours.get("lan", host4)!;
   assert.is(before.confirmedAt, undefined);

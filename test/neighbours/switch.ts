@@ -58,7 +58,7 @@ export const resolve = (
   { neighbours }: Open,
   address: Address,
   wish: { fresh?: boolean; byPacket?: boolean; timeoutMs?: number } = {},
-) => neighbours.resolve({ device: "lan", address, timeoutMs: 10_000, ...wish });
+) => neighbours.resolve({ device: "lan", address, timeoutMs: 60_000, ...wish });
 export const macOf = (outcome: Outcome<Entry>) =>
   outcome.kind === "found" ? outcome.found.mac : `${outcome.kind}: ${outcome.reason}`;
 export const kernelMac = (address: Address) => /lladdr (\S+)/.exec(ip(`neigh show ${address} dev lan`))?.[1];
@@ -101,6 +101,9 @@ export function build(): void {
   ip("-n far addr add 198.51.100.2/24 dev eth0");
   ip("-n far -6 addr add 2001:db8::2/64 dev eth0 nodad");
   for (const words of ["link set lan up", "link set rogue up", "-n far link set eth0 up"]) ip(words);
+  // Hosts here answer at once, so the kernel need not give them a second each.
+  const patience = ["ipv4", "ipv6"].map((family) => `net.${family}.neigh.lan.retrans_time_ms=250`);
+  execFileSync("sysctl", ["-qw", ...patience]);
   // The rogue port is not to answer for the addresses of lan.
   execFileSync("sysctl", ["-qw", "net.ipv4.conf.rogue.arp_ignore=8", "net.ipv6.conf.rogue.disable_ipv6=1"]);
 }

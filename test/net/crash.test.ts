@@ -2,68 +2,54 @@
  * Crashes: whatever happens to agent, router and disk, what was acknowledged holds.
  *
  * After each crash the agent must agree with the model of trial.ts, every device must have the id that it had,
- * and no datagram gets past a block, also while a router boots that forwards before the agent is there.
+ * and no datagram ever gets past a block, also while a router boots that forwards before the agent is there.
+ * CRASHES says how many there are (200 by default).
  */
 
-import { readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { eventually, must, run } from "../lab/children.ts";
-import { Lab } from "../lab/network.ts";
 import { paths, servers } from "../lab/topology.ts";
-import { begin, silentDuring, Trial } from "./trial.ts";
+import { begin, idOf, Trial } from "./trial.ts";
 
-const crashes = 200;
+const crashes = Number(process.env.CRASHES ?? 200);
 test(`kill -9 at ${crashes} random moments, with reboots: every acknowledged block holds and every id stays`, async () => {
-  const { trial, pairs, pairOf } = await begin("nft");
-  const { lab } = trial;
+  const { trial, pairs } = await begin("nft");
   try {
     for (let round = 1; round <= crashes; round++) {
-      await trial.decide(pairs);
-      if (round % 25 === 0) {
-        // The new router forwards as soon as its cables are in, long before the agent is there.
-        await silentDuring(`reboot in round ${round}`, { trial, pairOf }, () => trial.reboot());
-      } else if (round % 10 === 0) {
-        await silentDuring(`round ${round}`, { trial, pairOf }, () => trial.start());
-      } else {
-        await trial.start();
-      }
+      await trial.decideAndDie(pairs);
+      // The new router forwards as soon as its cables are in, long before the agent is there.
+      if (round % 25 === 0) await trial.reboot();
+      else await trial.start();
       await trial.agree(`round ${round}`);
     }
+    await trial.proveSilence();
   } finally {
-    await trial.kill();
-    trial.ubus.close();
-    await lab.close();
+    await trial.end();
   }
 });
 
 test("ipset: kill -9 and reboot: every acknowledged block holds and every id stays", async () => {
-  const { trial, pairs, pairOf } = await begin("ipset");
-  const { lab } = trial;
+  const { trial, pairs } = await begin("ipset");
   try {
     for (let round = 1; round <= 16; round++) {
-      await trial.decide(pairs);
-      const restart = () => (round % 4 === 0 ? trial.reboot() : trial.start());
-      await silentDuring(`round ${round}`, { trial, pairOf }, restart);
+      await trial.decideAndDie(pairs);
+      if (round % 4 === 0) await trial.reboot();
+      else await trial.start();
       await trial.agree(`round ${round}`);
     }
+    await trial.proveSilence();
   } finally {
-    await trial.kill();
-    trial.ubus.close();
-    await lab.close();
+    await trial.end();
   }
 });
 
 test("a damaged state file is reported and costs no acknowledged block and no id", async () => {
-  const { trial, pairs, pairOf } = await begin("nft");
-  const { lab } = trial;
+  const { trial, pairs } = await begin("nft");
   try {
-    for (const pair of pairs.slice(0, 3)) {
-      const [node1, node2] = pair.split(" ").map(Number) as [number, number];
-      await trial.ubus.call("spin", "blockflow", { node1, node2, block: 1 });
-      trial.known.set(pair, "blocked");
-    }
+    for (const pair of pairs.slice(0, 3)) await trial.block(pair);
     await trial.agree("before");
     const damages: ((path: string) => void)[] = [
       (path) => truncateSync(path, Math.floor(trial.random() * readFileSync(path).length)),
@@ -76,7 +62,7 @@ test("a damaged state file is reported and costs no acknowledged block and no id
         await trial.kill();
         damage(join(paths.state, name));
         trial.log = "";
-        await silentDuring(`damaged ${name}`, { trial, pairOf }, () => trial.start());
+        await trial.start();
         assert.match(trial.log, name);
         const status = (await trial.ubus.call("gatehouse", "status")) as { damaged: string[] };
         assert.ok(status.damaged.some((line) => line.includes(name)));
@@ -85,35 +71,30 @@ test("a damaged state file is reported and costs no acknowledged block and no id
     }
     for (const damage of damages) {
       damage(join(paths.state, "flows.nft"));
-      await silentDuring("damaged boot text", { trial, pairOf }, () => trial.reboot());
+      await trial.reboot();
       await trial.agree("damaged boot text");
     }
+    await trial.proveSilence();
   } finally {
-    await trial.kill();
-    trial.ubus.close();
-    await lab.close();
+    await trial.end();
   }
 });
 
 test("a full disk refuses the decision, keeps what is acknowledged, and is told", async () => {
-  const lab = await Lab.up();
-  const trial = new Trial(lab);
+  const disk = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", paths.state];
+  const trial = await Trial.begin({}, () => {
+    mkdirSync(paths.state, { recursive: true });
+    return must(disk);
+  });
+  const { lab } = trial;
   try {
-    await lab.agent.stop();
-    await must(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", paths.state]);
-    await trial.start();
     const stream = await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
-    const find = async (address: string) =>
-      await eventually(
-        `node ${address}`,
-        async () => (await trial.nodes()).find((node) => node.ips.includes(address))?.id,
-      );
-    const [node1, node2] = [await find("10.77.0.10"), await find(servers.web.address4)];
+    const [node1, node2] = [await idOf(lab, "10.77.0.10"), await idOf(lab, servers.web.address4)];
     assert.is((await trial.ubus.call("spin", "blockflow", { node1, node2, block: 1 })).return, 0);
     await stream.isCut();
     await lab.exec("router", ["sh", "-c", `head -c 500000 /dev/zero > ${paths.state}/ballast`]);
     const other = await lab.stream({ from: "camera", to: servers.web.address4, kind: "udp" });
-    const camera = await find("10.77.0.11");
+    const camera = await idOf(lab, "10.77.0.11");
     const refused = await trial.ubus.call("spin", "blockflow", { node1: camera, node2, block: 1 }).then(
       () => undefined,
       (fault) => fault,
@@ -139,26 +120,21 @@ test("a full disk refuses the decision, keeps what is acknowledged, and is told"
     await other.end();
   } finally {
     await trial.kill();
-    trial.ubus.close();
     await run(["umount", "--lazy", paths.state]);
-    await lab.close();
+    await trial.end();
   }
 });
 
 test("a read-only disk does not keep the agent from running, and refuses decisions that would not last", async () => {
-  const lab = await Lab.up();
-  const trial = new Trial(lab);
+  const disk = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", paths.state];
+  const trial = await Trial.begin({}, () => {
+    mkdirSync(paths.state, { recursive: true });
+    return must(disk);
+  });
+  const { lab } = trial;
   try {
-    await lab.agent.stop();
-    await must(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", paths.state]);
-    await trial.start();
     const stream = await lab.stream({ from: "laptop", to: servers.web.address4, kind: "udp" });
-    const find = (address: string) =>
-      eventually(
-        `node ${address}`,
-        async () => (await trial.nodes()).find((node) => node.ips.includes(address))?.id,
-      );
-    const [node1, node2] = [await find("10.77.0.10"), await find(servers.web.address4)];
+    const [node1, node2] = [await idOf(lab, "10.77.0.10"), await idOf(lab, servers.web.address4)];
     const refused = await trial.ubus
       .call("spin", "blockflow", { node1, node2, block: 1 })
       .catch((thrown: Error) => thrown);
@@ -169,9 +145,8 @@ test("a read-only disk does not keep the agent from running, and refuses decisio
     assert.ok(storage.length > 0);
   } finally {
     await trial.kill();
-    trial.ubus.close();
     await run(["umount", "--lazy", paths.state]);
-    await lab.close();
+    await trial.end();
   }
 });
 

@@ -13,10 +13,13 @@ import * as assert from "uvu/assert";
 import { parseAddress } from "../../src/lib/address.ts";
 import { CLASS_IN, encodeMessage, TYPE_A } from "../../src/lib/dns.ts";
 import { eventually } from "../lab/children.ts";
-import { Lab } from "../lab/network.ts";
+import type { Lab } from "../lab/network.ts";
+import { Retained } from "../lab/retained.ts";
 import type { Stream } from "../lab/streams.ts";
+import { clockMs, sleep } from "../lab/time.ts";
 import { paths, router, servers } from "../lab/topology.ts";
-import { idOf, type NodeRow, sleep, Trial } from "./trial.ts";
+import { Counter, pingsPass } from "../lab/watch.ts";
+import { idOf, type NodeRow, Trial } from "./trial.ts";
 
 type Answer = { readonly result?: unknown; readonly error?: { readonly message: string } };
 type Pair = { readonly node1: number; readonly node2: number };
@@ -42,21 +45,17 @@ let trial: Trial;
 let lab: Lab;
 
 async function begin(backend: "nft" | "ipset"): Promise<void> {
-  lab = await Lab.up({ backend, nat: false, clients: ["tablet"], configuration: "\toption jsonrpc '1'\n" });
-  await lab.agent.stop();
-  trial = new Trial(lab);
-  await trial.start();
+  const configuration = "\toption jsonrpc '1'\n";
+  trial = await Trial.begin({ backend, nat: false, clients: ["tablet"], configuration });
+  lab = trial.lab;
 }
 
 async function end(): Promise<void> {
-  await trial?.kill();
-  trial?.ubus.close();
-  await lab?.close();
+  await trial?.end();
 }
 
 async function rpc(method: string, params: object = {}): Promise<Answer> {
-  const answer = await trial.ubus.call("spin", "rpc", { method, params } as never, { timeoutMs: 5_000 });
-  return JSON.parse(JSON.stringify(answer)) as Answer;
+  return (await lab.call("spin", "rpc", { method, params })) as Answer;
 }
 
 const pairs = async () => (await rpc("get_flow_block")).result as Pair[];
@@ -69,21 +68,6 @@ const udp = (from: string, to: string) => lab.stream({ from, to, kind: "udp" });
 /** Runs a program text of Node on a host. */
 function script(host: string, text: string): Promise<string> {
   return lab.must(host, [process.execPath, "-e", text], { limitMs: 60_000 });
-}
-
-/** Counts packets of a source that arrive in `internet`, from now on. */
-async function arrivals(name: string, match: string): Promise<() => Promise<number>> {
-  const table = `table inet ${name} {\nchain arrived {\ntype filter hook prerouting priority -400;\n${match} counter\n}\n}\n`;
-  await lab.must("internet", ["nft", "-f", "-"], { input: table });
-  return async () => {
-    const text = await lab.must("internet", ["nft", "list", "table", "inet", name]);
-    return Number(/counter packets (\d+)/.exec(text)![1]);
-  };
-}
-
-async function pingsAnswered(host: string, to: string): Promise<number> {
-  const { stdout } = await lab.exec(host, ["ping", "-n", "-c", "3", "-i", "0.1", "-W", "1", to]);
-  return Number(/, (\d) received/.exec(stdout)![1]);
 }
 
 /** Everything that the kernel enforces and that is not ours, each rule and set as it is listed. */
@@ -139,6 +123,7 @@ for (const backend of ["nft", "ipset"] as const) {
       ["add_iplist_ip", { list: "ignore", ip: "203.0.113.77" }],
     ] as const;
     for (const [method, params] of lists) assert.equal(await rpc(method, params), {}, method);
+    const blockedAt = clockMs();
     await Promise.all([streams.camera.isCut(), streams.tablet.isCut()]);
     await streams.laptop.flows();
     const shown = () =>
@@ -147,17 +132,16 @@ for (const backend of ["nft", "ipset"] as const) {
       );
     const before = await shown();
     assert.ok((before[0] as string[]).includes("198.51.100.16/28"));
-    await sleep(300);
-    const passed = () => `${streams.camera.heard} ${streams.tablet.heard}`;
-    const heard = passed();
     await trial.kill();
     await trial.start();
     assert.equal(await shown(), before, "after kill -9");
     await trial.reboot();
     assert.equal(await shown(), before, "after a reboot");
     await streams.laptop.flows();
-    await sleep(300);
-    assert.is(passed(), heard, "packets passed a list");
+    for (const name of ["camera", "tablet"] as const) {
+      await streams[name].caughtUp();
+      assert.is(streams[name].arrivedWithin(blockedAt), 0, `packets of the ${name} passed a list`);
+    }
     for (const [method, params] of lists) {
       assert.equal(await rpc(method.replace("add", "remove"), params), {}, method);
     }
@@ -185,14 +169,18 @@ for (const backend of ["nft", "ipset"] as const) {
     });
     await seen.end();
     assert.equal(await rpc("add_iplist_node", { list: "block", node: camera }), {});
-    await sleep(300);
-    const fromCamera = await arrivals("camera", `ip6 saddr ${camera6}`);
-    const fromTablet = await arrivals("tablet", "ip6 saddr fd77::12");
+    const fromCamera = await Counter.of(lab, "internet", [`ip6 saddr ${camera6}`]);
+    const fromTablet = await Counter.of(lab, "internet", ["ip6 saddr fd77::12"]);
+    const tried = await Counter.of(lab, "router", [`iifname "br-lan" ip6 saddr ${camera6} ip6 daddr ${to}`]);
     await send("camera");
     await send("tablet");
+    assert.ok((await tried.read()) >= 3 + 3 + 2, `${await tried.read()} packets of the blocked device tried`);
     // Three pings, three in at least two fragments, two datagrams behind extension headers.
-    assert.ok((await fromTablet()) >= 3 + 3 + 2, `${await fromTablet()} packets of an unblocked device`);
-    assert.is(await fromCamera(), 0, "packets of the blocked device");
+    assert.ok(
+      (await fromTablet.read()) >= 3 + 3 + 2,
+      `${await fromTablet.read()} packets of an unblocked device`,
+    );
+    assert.is(await fromCamera.read(), 0, "packets of the blocked device");
     assert.equal(await rpc("remove_iplist_node", { list: "block", node: camera }), {});
   });
 
@@ -252,13 +240,14 @@ it("defect 4: on a quiet network a block is in force and on disk when it is answ
   // Nothing has passed between the two: the next packet is the first.
   const file = JSON.parse(readFileSync(join(paths.state, "flows.json"), "utf8"));
   assert.equal(file.state.pairs, [[Math.min(laptop, web), Math.max(laptop, web)]]);
-  assert.is(await pingsAnswered("laptop", servers.web.address4), 0);
+  assert.not.ok(await pingsPass(lab, "laptop", servers.web.address4));
   await trial.kill();
-  assert.is(await pingsAnswered("laptop", servers.web.address4), 0, "without an agent");
+  assert.not.ok(await pingsPass(lab, "laptop", servers.web.address4), "without an agent");
   await trial.start();
   assert.equal(await pairs(), [pairOf(laptop, web)]);
   assert.equal(await rpc("set_flow_block", { node1: laptop, node2: web, block: 0 }), {});
-  assert.is(await pingsAnswered("laptop", servers.web.address4), 3);
+  assert.ok(await pingsPass(lab, "laptop", servers.web.address4));
+  await lab.must("laptop", ["ping", "-n", "-c", "1", "-W", "30", servers.web.address4]);
 });
 
 it("defect 5: after a merge and a restart the pair is there, the dead id answers and lifts the block", async () => {
@@ -295,6 +284,8 @@ it("defect 6: a node that ends is told with its reason, its topic cleared, and s
   await trial.kill();
   await publish("SPIN/traffic/node/987654", '{"command":"nodeInfo","result":{"id":987654}}');
   await publish("elsewhere/node/987654", "theirs");
+  const retained = new Retained(lab, "#");
+  await eventually("a stranger's topic", () => retained.messages.has("SPIN/traffic/node/987654"));
   const heard: string[] = [];
   const child = lab.spawn("router", ["mosquitto_sub", "-t", "SPIN/traffic/#", "-F", "%t %p"], {
     stdio: ["ignore", "pipe", "ignore"],
@@ -312,15 +303,19 @@ it("defect 6: a node that ends is told with its reason, its topic cleared, and s
       (line) => line.includes('"nodeDeleted"') && line.includes(`"id":${time}`) && line.includes('"reason"'),
     ),
   );
-  const remembered = async () =>
-    (
-      await lab.exec("router", ["mosquitto_sub", "-t", "#", "--retained-only", "-W", "1", "-F", "%t"])
-    ).stdout.split("\n");
-  await eventually("both topics cleared", async () => {
-    const topics = await remembered();
-    return ![time, 987_654].some((id) => topics.includes(`SPIN/traffic/node/${id}`));
-  });
-  assert.ok((await remembered()).includes("elsewhere/node/987654"));
+  const topicOf = (id: number) => `SPIN/traffic/node/${id}`;
+  await eventually(
+    "both topics cleared",
+    () => ![time, 987_654].some((id) => retained.messages.has(topicOf(id))),
+  );
+  // The same said by the broker to whoever comes now: what is retained comes in one piece.
+  retained.again();
+  const camera = await idOf(lab, camera4);
+  await eventually("what is remembered", () =>
+    [topicOf(camera), "elsewhere/node/987654"].every((topic) => retained.messages.has(topic)),
+  );
+  assert.not.ok([time, 987_654].some((id) => retained.messages.has(topicOf(id))));
+  retained.end();
   child.kill();
 });
 
@@ -432,31 +427,39 @@ it("defect 10: a silent client and 4,000 new addresses hold no answer up", async
   const silent = createConnection(paths.rpc);
   await new Promise((resolve, reject) => silent.once("connect", resolve).once("error", reject));
   silent.write('{"jsonrpc":"2.0","id":1,"method":');
-  let flooding = true;
+  const known = async () =>
+    ((await trial.ubus.call("gatehouse", "status")) as { nodes: { nodes: number } }).nodes.nodes;
+  const before = await known();
+  let isFull = false;
+  // How slow the machine is, by who has nothing to do with it: the bus itself.
+  const slowest = { bus: 0, agent: 0 };
+  const timed = async (whom: "bus" | "agent", ask: () => Promise<unknown>) => {
+    const askedAt = clockMs();
+    await ask();
+    slowest[whom] = Math.max(slowest[whom], clockMs() - askedAt);
+  };
+  const bus = (async () => {
+    while (!isFull) await timed("bus", () => trial.ubus.lookup("spin").then(() => sleep(5)));
+  })();
   const flood = script(
     "laptop",
     `const s=require("dgram").createSocket("udp4");let n=0;
-     const go=()=>{for(let i=0;i<80&&n<4000;i++,n++)s.send("x",9,"100.64."+(n>>8)+"."+(n&255));
-     n<4000?setTimeout(go,10):setTimeout(()=>s.close(),200)};s.bind(go);`,
-  ).finally(() => {
-    flooding = false;
-  });
-  let answers = 0;
-  const ask = async () => {
-    // SPIN answered nobody for two and a half seconds after 1,000 addresses, for seven and a half after 4,000.
-    await trial.ubus.call("spin", "rpc", { method: "get_flow_block", params: {} }, { timeoutMs: 2_000 });
-    answers++;
-  };
-  while (flooding) await ask();
-  await flood;
-  for (let full = false; !full; ) {
-    await ask();
-    const { nodes } = (await trial.ubus.call("gatehouse", "status", {}, { timeoutMs: 2_000 })) as {
-      nodes: { nodes: number };
-    };
-    full = nodes.nodes >= 4_000;
+     const go=()=>{for(let i=0;i<40&&n<4000;i++,n++)s.send("x",9,"100.64."+(n>>8)+"."+(n&255));
+     n<4000?setTimeout(go,15):setTimeout(()=>s.close(),200)};s.bind(go);`,
+  );
+  let meanwhile = 0;
+  while (!isFull) {
+    await timed("agent", () => trial.ubus.call("spin", "rpc", { method: "get_flow_block", params: {} }));
+    const nodes = await known();
+    isFull = nodes >= 4_000;
+    if (nodes > before && !isFull) meanwhile++;
   }
-  assert.ok(answers > 10, `${answers} answers`);
+  await Promise.all([flood, bus]);
+  // SPIN answered nobody for two and a half seconds after 1,000 addresses, for seven and a half after 4,000.
+  assert.ok(
+    meanwhile >= 10 || slowest.agent < 2_000 + 20 * slowest.bus,
+    `${meanwhile} answers meanwhile, the slowest in ${slowest.agent} ms, of the bus ${slowest.bus} ms`,
+  );
   silent.destroy();
 });
 
@@ -464,11 +467,11 @@ it("defect 11: over MQTT a request is answered on a quiet network, a block is to
   const [camera, tablet] = [await idOf(lab, camera4), await idOf(lab, tablet4)];
   const ask = async (method: string, params: object) => {
     const request = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
-    const argv = ["mosquitto_rr", "-t", "SPIN/jsonrpc/q", "-e", "SPIN/jsonrpc/a", "-W", "5", "-m", request];
+    const argv = ["mosquitto_rr", "-t", "SPIN/jsonrpc/q", "-e", "SPIN/jsonrpc/a", "-W", "30", "-m", request];
     return JSON.parse(await lab.must("router", argv)) as Answer;
   };
   const told = async () => {
-    const argv = ["mosquitto_sub", "-t", "SPIN/list/flowblock", "-C", "1", "-W", "3"];
+    const argv = ["mosquitto_sub", "-t", "SPIN/list/flowblock", "-C", "1", "-W", "20"];
     const { stdout } = await lab.exec("router", argv);
     return stdout;
   };
@@ -480,11 +483,11 @@ it("defect 11: over MQTT a request is answered on a quiet network, a block is to
     const text = await told();
     return [camera, tablet].every((id) => new RegExp(`\\b${id}\\b`).test(text));
   };
-  await eventually("the list with the pair", shows, 10_000);
+  await eventually("the list with the pair", shows);
   await lab.broker.restart();
-  await eventually("the list on a broker that forgot it", shows, 30_000);
+  await eventually("the list on a broker that forgot it", shows);
   await ask("set_flow_block", { node1: camera, node2: tablet, block: 0 });
-  await eventually("the list without it", async () => !(await shows()), 10_000);
+  await eventually("the list without it", async () => !(await shows()));
 });
 
 it("defect 13: errors are errors, repeats are no duplicates, lists have whole names, prefixes their length", async () => {

@@ -76,9 +76,9 @@ async function talk(both: Neighbourhood): Promise<void> {
   for (const home of homeNames) {
     const from = `${otherOf(home)}-laptop`;
     const name = `nas.${home}.example`;
-    const ping = await both.homes.must(from, ["ping", "-c", "1", "-W", "5", name]);
+    const ping = await both.homes.must(from, ["ping", "-c", "1", "-W", "30", name]);
     assert.match(ping, " 0% packet loss");
-    const tcp = await both.homes.must(from, ["busybox", "nc", "-w", "5", name, "7001"], {
+    const tcp = await both.homes.must(from, ["busybox", "nc", "-w", "30", name, "7001"], {
       input: "by TCP\n",
     });
     assert.is(tcp, "by TCP\n");
@@ -193,7 +193,7 @@ test("homes with the same IPv4 addresses reach each other by name, both ways, an
       both.homes.exec("mine-laptop", ["ping", "-c", "1", "-W", "2", address]);
     assert.is.not((await reach(extra.address)).status, 0);
     await both.call("mine", "gatehouse.ipref", "add", extra);
-    assert.is((await reach(extra.address)).status, 0);
+    await eventually("what was written down", async () => (await reach(extra.address)).status === 0);
     const { kind, address, reference } = extra;
     await both.call("mine", "gatehouse.ipref", "remove", { kind, address, reference });
     assert.is.not((await reach(extra.address)).status, 0);
@@ -216,6 +216,7 @@ test("an unknown gateway gets no answer and leaves no state; the same packet fro
     };
     const stranger = "203.0.113.1";
     assert.is(await send("internet", stranger), "");
+    await eventually("a drop", async () => Object.keys(await dropsOf(both, "parents")).length > 0);
     assert.equal(await dropsOf(both, "parents"), { "in refused": 1 });
     assert.is(await pairsOf(both, "parents"), before);
     const { peers } = (await both.call("parents", "gatehouse.ipref", "peers")) as {
@@ -223,12 +224,17 @@ test("an unknown gateway gets no answer and leaves no state; the same packet fro
     };
     assert.not.ok(peers.some(({ context }) => context === stranger));
 
-    const answer = (await send("mine", mine.public4)).replace(/\s/g, "");
+    const answer = await eventually("an answer to a peer", async () =>
+      (await send("mine", mine.public4)).replace(/\s/g, ""),
+    );
     assert.match(answer, new RegExp(`^1.40..01.{16}${packet(stranger).slice(32, 40)}0000abcd00`));
     assert.match(await pairsOf(both, "parents"), `${mine.public4} + 43981`);
   }));
 
-test("a flow continues within 3 s when either agent is killed, with the same mappings", () =>
+/** Intervals of a tenth of a second that a flow may take to go on once the agent is back, besides those of TCP's tries. */
+const patience = 10;
+
+test("a flow continues when either agent is killed and comes back, with the same mappings", () =>
   inBoth({}, async (both) => {
     let receivedBytes = 0;
     let intervals = 0;
@@ -254,21 +260,24 @@ test("a flow continues within 3 s when either agent is killed, with the same map
     );
     const client = both.homes.spawn(
       "mine-laptop",
-      ["iperf3", "-c", "nas.parents.example", "-t", "60", "-b", "100M"],
+      ["iperf3", "-c", "nas.parents.example", "-t", "600", "-b", "100M"],
       { stdio: "ignore" },
     );
     await eventually("data", () => intervals > 3 && receivedBytes > 0);
     for (const victim of homeNames) {
       const before = { mine: await pairsOf(both, "mine"), parents: await pairsOf(both, "parents") };
       await both.agents[victim].kill();
-      const killedAt = performance.now();
-      const started = both.agents[victim].start();
-      started.catch(() => {});
-      const leftMs = () => killedAt + 3_000 - performance.now();
       // Whoever moves no packets is gone indeed.
-      await eventually(`silence after the end of ${victim}`, () => silent, leftMs());
-      await eventually(`data after the end of ${victim}`, () => !silent, leftMs());
-      await started;
+      const killed = intervals;
+      await eventually(`silence after the end of ${victim}`, () => silent && intervals > killed);
+      await both.agents[victim].start();
+      // The sender tries again by a clock of its own, and the later the longer nobody has answered.
+      const [waited, back] = [intervals - killed, intervals];
+      await eventually(`data after the return of ${victim}`, () => !silent);
+      assert.ok(
+        intervals - back <= patience + 2 * waited,
+        `${intervals - back} intervals without data after ${waited} without an agent`,
+      );
       for (const home of homeNames)
         assert.is(await pairsOf(both, home), before[home], `${home} after ${victim}`);
     }
@@ -291,7 +300,7 @@ test("an agent that is there before its address forwards once that comes, and go
     await router("address", "add", `${public4}/24`, "dev", "wan");
     await router("route", "add", "default", "via", "198.51.100.1");
     await eventually("the tunnel", isForwarding);
-    const ping = ["ping", "-c", "1", "-W", "5", "nas.parents.example"];
+    const ping = ["ping", "-c", "1", "-W", "30", "nas.parents.example"];
     await homes.must("mine-laptop", ping);
     const device = () => homes.must("mine", ["cat", "/sys/class/net/ipref/ifindex"]).catch(() => "");
     const before = await device();

@@ -6,19 +6,16 @@
  * until the agent says which. The seed is printed with a failure.
  */
 
-import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { openLinux } from "../../src/system/linux.ts";
-import { connectUbus } from "../../src/ubus/ubus.ts";
 import { eventually } from "../lab/children.ts";
-import { Lab } from "../lab/network.ts";
+import { joinBus, Lab } from "../lab/network.ts";
+import { randomOf, seed } from "../lab/random.ts";
+import { sleep } from "../lab/time.ts";
 import { paths } from "../lab/topology.ts";
 import { addUplink, uplinks } from "../lab/uplinks.ts";
-import { seed, sleep } from "./trial.ts";
 
 const steps = Number(process.env.STEPS ?? 25);
-const system = openLinux({ nativePath: join(process.cwd(), "dist/netio.node"), log: () => {} });
 
 interface Key {
   readonly family: "inet" | "inet6";
@@ -41,14 +38,6 @@ const keys: readonly Key[] = uplinks.flatMap(({ device, address4, address6 }) =>
   { family: "inet6", interface: device, address: address6 },
   { family: "inet6", interface: device, address: address6.replace(/2$/, "77") },
 ]);
-
-function randomOf(state: number): (below: number) => number {
-  let at = state >>> 0;
-  return (below) => {
-    at = (Math.imul(at, 1_664_525) + 1_013_904_223) >>> 0;
-    return Math.floor((at / 2 ** 32) * below);
-  };
-}
 
 /** Our rules and routes as one line each, from what `ip` says. */
 async function shown(lab: Lab): Promise<string[]> {
@@ -97,15 +86,16 @@ test(`${steps} random steps with kill -9 of the agent leave rules and routes as 
   const lab = await Lab.up({
     configuration: "config tables 'tables'\n\toption rest '0'\n\toption count '64'\n",
   });
-  const next = randomOf(seed);
+  const random = randomOf(seed);
+  const next = (below: number) => Math.floor(random() * below);
   const pick = <Each>(list: readonly Each[]): Each => list[next(list.length)]!;
-  const ubus = connectUbus(system, { path: paths.bus });
+  const ubus = joinBus(paths.bus);
   try {
     await addUplink(lab);
     const known = new Map<Key, Known>();
     const present = new Set<string>(uplinks.flatMap(({ address4, address6 }) => [address4, address6]));
     const call = (method: string, args: object) =>
-      ubus.call("gatehouse.tables", method, args as Record<string, string>, { timeoutMs: 5_000 });
+      ubus.call("gatehouse.tables", method, args as Record<string, string>);
     /** The agent's own word for what is out. */
     const learn = async (open: ReadonlySet<Key>) => {
       const { leases } = (await call("list", {})) as unknown as { leases: readonly Shown[] };

@@ -46,27 +46,19 @@ test("an address that two hosts answer for is a conflict on the bus, by MQTT and
       await lab.must("camera", ["ip", "address", "add", `${address}/24`, "dev", "eth0"]);
     }
     const claim = ["busybox", "arping", "-U", "-c", "1", "-I", "eth0"];
-    const conflict = await eventually(
-      "a conflict by MQTT",
-      async () => {
-        await lab.exec("camera", [...claim, "-s", disputed, disputed]);
-        return isTold("neighbourConflict", disputed);
-      },
-      20_000,
-    );
+    const conflict = await eventually("a conflict by MQTT", async () => {
+      await lab.exec("camera", [...claim, "-s", disputed, disputed]);
+      return isTold("neighbourConflict", disputed);
+    });
     assert.equal([...conflict.result.lladdrs!].sort(), [laptop!.mac, camera!.mac].sort());
     const { conflicts } = (await lab.call("gatehouse.neighbours", "conflicts")) as {
       conflicts: { address: string; active: boolean }[];
     };
     assert.ok(conflicts.some((each) => each.address === disputed && each.active));
-    const move = await eventually(
-      "a move by MQTT",
-      async () => {
-        await lab.exec("camera", [...claim, "-s", moving, moving]);
-        return isTold("neighbourMoved", moving);
-      },
-      20_000,
-    );
+    const move = await eventually("a move by MQTT", async () => {
+      await lab.exec("camera", [...claim, "-s", moving, moving]);
+      return isTold("neighbourMoved", moving);
+    });
     assert.is(move.result.from, laptop!.mac);
     const holder = await eventually("the node with the dispute", async () => {
       const { nodes } = (await lab.call("gatehouse.nodes", "list")) as {

@@ -70,11 +70,15 @@ export function rpcdAcl(objects: Readonly<Record<string, Methods>>): RpcdAcl {
   };
 }
 
-/** What the agent asks of others: netifd of its interfaces, and of tables that netifd is to use. */
+/**
+ * What the agent asks of others: netifd of its interfaces, and of tables that netifd is to use; access points of their
+ * stations.
+ */
 const asks = {
   "network.interface": { methods: ["dump"] },
   network: { methods: ["reload"] },
   uci: { methods: ["changes", "commit", "delete", "get", "set"] },
+  "hostapd.*": { methods: ["get_clients"] },
 };
 
 /** Its own objects, what it asks of others, and whose notifications and events it follows. */
@@ -83,9 +87,9 @@ export function busAcl(objects: Readonly<Record<string, Methods>>): object {
     user,
     access: asks,
     publish: Object.keys(objects).sort(),
-    subscribe: ["network.interface"],
-    // An object that comes later is subscribed to then.
-    listen: ["network.interface", "ubus.object.add"],
+    subscribe: ["network.interface", "hostapd.*"],
+    // An object that comes later is subscribed to then; one that goes has no stations any more.
+    listen: ["network.interface", "ubus.object.add", "ubus.object.remove"],
   };
 }
 

@@ -15,6 +15,7 @@ import {
   readFileSync,
   statSync,
   utimesSync,
+  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -143,6 +144,7 @@ test("ipk: gatehouse has each file where OpenWrt looks for it, with its mode", (
     "/usr/lib/gatehouse/netio.node": "-rw-r--r--",
     "/usr/lib/gatehouse/zones.sh": "-rwxr-xr-x",
     "/usr/lib/gatehouse/segments.sh": "-rwxr-xr-x",
+    "/usr/lib/gatehouse/remove.sh": "-rwxr-xr-x",
     "/usr/sbin/gatehouse": "lrwxrwxrwx",
     "/usr/share/acl.d/gatehouse.json": "-rw-r--r--",
   };
@@ -182,7 +184,7 @@ test("ipk: control says what opkg has to know, and scripts do what packages of O
     assert.is(fields.get("Version"), version);
     assert.is(fields.get("Architecture"), of);
     assert.match(fields.get("Maintainer")!, /^[^<>]+ <[^@ ]+@[^@ ]+>$/);
-    assert.match(fields.get("Depends")!, /^[a-z0-9-]+(?:, [a-z0-9-]+)*$/);
+    assert.match(fields.get("Depends")!, /^[a-z0-9-]+(?: \(>= \d+\))?(?:, [a-z0-9-]+(?: \(>= \d+\))?)*$/);
     assert.ok(Number(fields.get("Installed-Size")) > 1_000);
     for (const script of ["postinst", "prerm", "postinst-pkg"]) {
       const text = content(path, "control", `./${script}`).toString();
@@ -194,6 +196,87 @@ test("ipk: control says what opkg has to know, and scripts do what packages of O
   }
   assert.is(content(ipks[0], "control", "./conffiles").toString(), "/etc/config/gatehouse\n");
   assert.match(content(ipks[1], "control", "./postinst-pkg").toString(), /luci-indexcache[\s\S]*rpcd reload/);
+});
+
+/** Scripts of ours as they are packed, for either manager, and in the feed. */
+const scriptsOf = (makes: "postinst" | "prerm") => {
+  const [own, apk] =
+    makes === "postinst"
+      ? (["postinst-pkg", ["post-install", "post-upgrade"]] as const)
+      : (["prerm-pkg", ["pre-deinstall"]] as const);
+  const makefile = readFileSync(join(root, "openwrt/gatehouse/Makefile"), "utf8");
+  const [, feed] = new RegExp(`^define Package/gatehouse/${makes}\n([^]*?)^endef$`, "m").exec(makefile)!;
+  return {
+    opkg: content(ipks[0], "control", `./${own}`).toString(),
+    feed: feed!.replaceAll("$$", "$"),
+    ...Object.fromEntries(
+      apk.map((name) => [name, readFileSync(join(tree, "dist/apk/gatehouse", name), "utf8")]),
+    ),
+  };
+};
+
+/** Runs a script that would find the service running, with what it would do in words. */
+function runs(text: string, environment: Readonly<Record<string, string>>): string[] {
+  const folder = mkdtempSync(join(tmpdir(), "script-"));
+  const service = join(folder, "gatehouse");
+  writeFileSync(service, '#!/bin/sh\n[ "$1" = running ] || echo "$1"\n', { mode: 0o755 });
+  writeFileSync(
+    join(folder, "functions.sh"),
+    "default_postinst() { echo default; }; default_prerm() { echo default; }; add_group_and_user() { :; }\n",
+  );
+  writeFileSync(join(folder, "killall"), "#!/bin/sh\n", { mode: 0o755 });
+  const script = text
+    .replaceAll("/etc/init.d/gatehouse", service)
+    .replaceAll(/\$\{IPKG_INSTROOT\}\/lib\/functions\.sh/g, join(folder, "functions.sh"))
+    .replaceAll("sh /usr/lib/gatehouse/remove.sh", "echo remove");
+  const { status, stdout, stderr } = spawnSync("dash", ["-c", script], {
+    encoding: "utf8",
+    env: { PATH: `${folder}:${process.env.PATH}`, ...environment },
+  });
+  assert.equal([status, stderr], [0, ""], text);
+  return stdout.split("\n").filter((line) => line !== "" && line !== "default");
+}
+
+test("scripts: an upgrade starts the new program in the place of the old one, an installation does not", () => {
+  const scripts = scriptsOf("postinst");
+  assert.equal(Object.keys(scripts), ["opkg", "feed", "post-install", "post-upgrade"]);
+  for (const [name, text] of Object.entries(scripts)) {
+    const upgrades = name === "post-install" ? [] : ["restart"];
+    assert.equal(runs(text, { PKG_UPGRADE: name === "post-install" ? "0" : "1" }), upgrades, name);
+    // In an image that is being built nothing runs.
+    assert.equal(runs(text, { PKG_UPGRADE: "1", IPKG_INSTROOT: "/nowhere" }), [], name);
+    if (name !== "post-upgrade") assert.equal(runs(text, {}), [], name);
+  }
+});
+
+test("scripts: who removes the package is rid of its rules, who upgrades it keeps them", () => {
+  for (const [name, text] of Object.entries(scriptsOf("prerm"))) {
+    assert.equal(runs(text, {}), ["remove"], name);
+    assert.equal(runs(text, { PKG_UPGRADE: "1" }), [], name);
+    assert.equal(runs(text, { IPKG_INSTROOT: "/nowhere" }), [], name);
+  }
+});
+
+test("packages: both ways of making them ask for the same others, among them what the rules need of the kernel", () => {
+  const makefile = readFileSync(join(root, "openwrt/gatehouse/Makefile"), "utf8");
+  const [, feed] = /^ {2}DEPENDS:=((?:.*\\\n)*.*)$/m.exec(makefile)!;
+  const wanted = [...feed!.matchAll(/\+(\S+)/g)].map(([, name]) => name!);
+  const control = content(ipks[0], "control", "./control").toString();
+  const depends = /^Depends: (.*)$/m.exec(control)![1]!.split(", ");
+  assert.equal(
+    depends.map((each) => each.replace(/ .*/, "")),
+    ["libc", ...wanted],
+  );
+  // Older ones cannot run the program.
+  const { engines } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    engines: { node: string };
+  };
+  assert.ok(depends.includes(`node (${engines.node.replace(">=", ">= ")})`));
+  for (const module of ["nft-queue", "nft-bridge", "nft-nat", "tun", "nfnetlink-log", "nf-conntrack-netlink"])
+    assert.ok(depends.includes(`kmod-${module}`), module);
+  const command = readFileSync(join(tree, "dist/apk/make.sh"), "utf8");
+  const apk = depends.map((each) => each.replace(/ \((>=) (\d+)\)/, "$1$2")).join(" ");
+  assert.ok(command.includes(`"depends:${apk}"`), apk);
 });
 
 test("apk: trees hold what apk's packages hold beside, and the command names every script that is there", () => {

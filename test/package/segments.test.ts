@@ -9,7 +9,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { accepts, type IsolationPlan } from "../../src/kernel/kernel.ts";
 
 const script = join(process.cwd(), "files/usr/lib/gatehouse/segments.sh");
 const folder = mkdtempSync(join(tmpdir(), "segments-"));
@@ -21,6 +20,26 @@ case $1 in
 show) cat ${folder}/lines ;;
 get) sed -n "s/^$2='\\(.*\\)'\\$/\\1/p" ${folder}/lines | tr -d "'" | grep . ;;
 esac
+`,
+  { mode: 0o755 },
+);
+
+// As netifd answers for a network, and what jsonfilter takes of it.
+writeFileSync(
+  join(folder, "ubus"),
+  `#!/bin/sh
+[ "$1 $2 $4" = "-S call status" ] || exit 2
+cat ${folder}/$3 2>/dev/null || exit 4
+`,
+  { mode: 0o755 },
+);
+writeFileSync(
+  join(folder, "jsonfilter"),
+  `#!/bin/sh
+text=$(cat)
+for each; do
+	case $each in @.*) echo "$text" | sed -n 's/.*"'"\${each#@.}"'":"\\([^"]*\\)".*/\\1/p' ;; esac
+done
 `,
   { mode: 0o755 },
 );
@@ -38,14 +57,14 @@ const configured = [
   "gatehouse.web.segment='apps'",
 ];
 
-/** The same for the kernel's part. */
-const plan = {
-  segments: [
-    { devices: ["br-apps", "eth1.7"], dns: { port4: 5365, port6: 5365 }, mdns: true },
-    { devices: ["br-iot"], dns: { port4: 5365, port6: 5365 }, mdns: false },
-  ],
-  doors: [],
-} as unknown as IsolationPlan;
+/** What they need of the firewall, as rules of nft. */
+const needed = {
+  forward: `iifname { "br-apps", "eth1.7", "br-iot" } ct status dnat accept`,
+  input: `iifname { "br-apps", "eth1.7", "br-iot" } udp dport { 67, 547 } accept
+iifname { "br-apps", "eth1.7", "br-iot" } icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept
+iifname { "br-apps", "eth1.7", "br-iot" } meta l4proto { tcp, udp } th dport 5365 accept
+iifname { "br-apps", "eth1.7" } udp dport 5353 accept`,
+};
 
 function run(verb: string, lines: readonly string[] = configured): void {
   writeFileSync(join(folder, "lines"), `${lines.join("\n")}\n`);
@@ -100,10 +119,9 @@ function apart(rules: readonly string[]): string[] {
   return all.sort();
 }
 
-test("segments: the rules in fw4 accept what the kernel's part says that it needs, and no more", () => {
+test("segments: the rules in fw4 accept what services need of the router and between each other, and no more", () => {
   fw4();
   run("put");
-  const needed = accepts(plan);
   nft(`table inet reference {
   chain forward {
 ${needed.forward}
@@ -172,6 +190,23 @@ test("segments: what is no device's name, and a section without a name, is left 
   ]);
   const devices = chain("forward").flatMap((line) => /iifname (\S+)/.exec(line)?.[1] ?? []);
   assert.equal(devices.sort(), ['"br-apps"', '"br-good"', '"eth1.7"']);
+});
+
+test("segments: a segment of networks has their devices, each once, as far as there are any", () => {
+  const network = (name: string, status: object) =>
+    writeFileSync(join(folder, `network.interface.${name}`), JSON.stringify(status));
+  network("guest", { up: true, l3_device: "br-guest", device: "eth0" });
+  network("guest6", { up: true, l3_device: "br-guest", device: "@guest" });
+  network("down", { up: false, device: "eth9" });
+  network("odd", { up: true, l3_device: 'x"y' });
+  fw4();
+  run("put", [
+    ...configured.filter((line) => !line.startsWith("gatehouse.iot")),
+    "gatehouse.guests=segment",
+    "gatehouse.guests.network='guest' 'guest6' 'down' 'none' 'odd' '../x' '*'",
+  ]);
+  const devices = chain("forward").flatMap((line) => /iifname (\S+)/.exec(line)?.[1] ?? []);
+  assert.equal(devices.sort(), ['"br-apps"', '"br-guest"', '"eth1.7"', '"eth9"']);
 });
 
 test("segments: the HTTP interface is let in where it listens, unless that is for the router alone", () => {

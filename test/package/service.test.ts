@@ -19,7 +19,8 @@ function shell(text: string, environment: Readonly<Record<string, string>> = {})
 say() { echo "$*"; }
 for name in procd_open_instance procd_set_param procd_close_instance procd_add_reload_trigger procd_send_signal \\
   procd_add_jail procd_add_jail_mount procd_add_jail_mount_rw \\
-  extra_command config_load; do eval "$name() { say $name \\"\\$@\\"; }"; done
+  config_load restart uci; do eval "$name() { say $name \\"\\$@\\"; }"; done
+extra_command() { :; }
 config_get() { eval "$1=\${STATE_DIR:-\\$4}"; }
 sh() { say sh "$@"; }
 start() { say start; start_service; }
@@ -40,6 +41,7 @@ test("every script is clean by shellcheck", () => {
     file("usr/lib/gatehouse/firewall.sh"),
     file("usr/lib/gatehouse/zones.sh"),
     file("usr/lib/gatehouse/segments.sh"),
+    file("usr/lib/gatehouse/remove.sh"),
     file("etc/hotplug.d/iface/90-gatehouse"),
     file("etc/uci-defaults/90-gatehouse"),
     join(root, "openwrt/package.sh"),
@@ -100,7 +102,7 @@ test("init: where there is a jail it runs as a user of its own, with the rights 
   for (const path of ["/usr/lib/gatehouse", "/etc/config", "/etc/passwd", "/tmp"])
     assert.ok(mounts.includes(path), path);
   const writable = lines.filter((line) => line.startsWith("procd_add_jail_mount_rw ")).at(-1);
-  assert.is(writable, "procd_add_jail_mount_rw /etc/gatehouse /var/run/gatehouse");
+  assert.is(writable, "procd_add_jail_mount_rw /etc/gatehouse /var/run/gatehouse /proc/sys/net");
 });
 
 test("init: where nothing can be handed over, it runs as root", () => {
@@ -119,13 +121,9 @@ test("init: a folder that others may use too is not given away", () => {
     "gatehouse",
     "/etc/gatehouses",
   ])
-    assert.equal(
-      shell(`. ${init}; is_own '${folder}' && say own || say shared`).slice(1),
-      ["shared"],
-      folder,
-    );
+    assert.equal(shell(`. ${init}; is_own '${folder}' && say own || say shared`), ["shared"], folder);
   for (const folder of ["/etc/gatehouse", "/mnt/usb/gatehouse", "/var/run/gatehouse/x"])
-    assert.equal(shell(`. ${init}; is_own '${folder}' && say own || say shared`).slice(1), ["own"], folder);
+    assert.equal(shell(`. ${init}; is_own '${folder}' && say own || say shared`), ["own"], folder);
 });
 
 test("boot: lines that would run a program are not loaded, whatever they look like", () => {
@@ -155,16 +153,25 @@ test("init: a change of network, dhcp, firewall, system or its own reloads it, b
     shell(`. ${init}; service_triggers`).filter((line) => line.includes("trigger")),
     ["procd_add_reload_trigger gatehouse network dhcp firewall system"],
   );
-  const lines = shell(`. ${init}; reload_service`).filter((line) => line.startsWith("procd_"));
-  assert.equal(lines, ["procd_send_signal gatehouse"]);
-  // What was written anew meanwhile belongs to root again.
-  const jailed = shell(`. ${init}; can_jail() { true; }; hand_over() { say hand_over; }; reload_service`);
-  assert.equal(jailed.slice(1), [
-    "hand_over",
+  const reload = (text: string) =>
+    shell(`. ${init}; hears() { true; }; fits() { say fits "$@"; }; ${text}; reload_service`);
+  const signal = [
+    "uci -q show gatehouse",
     "procd_send_signal gatehouse",
     "sh /usr/lib/gatehouse/zones.sh put",
     "sh /usr/lib/gatehouse/segments.sh put",
-  ]);
+  ];
+  const said = (lines: readonly string[]) => lines.filter((line) => !/^(?:fits|hand_over|uci)/.test(line));
+  assert.equal(said(reload("can_jail() { false; }")), signal.slice(1));
+  // What was written anew meanwhile belongs to root again.
+  const jailed = reload("can_jail() { true; }; hand_over() { say hand_over; }");
+  assert.is(jailed[0], "hand_over");
+  assert.equal(said(jailed), signal.slice(1));
+  // Who does not hear yet reads all that there is when it does.
+  const deaf = reload("can_jail() { false; }; hears() { false; }");
+  assert.equal(said(deaf), signal.slice(2));
+  const another = reload("can_jail() { false; }; fits() { false; }");
+  assert.equal(said(another), ["restart"]);
 });
 
 test("init: dnsmasq is told of the gateway's domains at each start, and that there are none at the end", () => {

@@ -259,6 +259,35 @@ for (const address of ["127.0.0.2", "::1"]) {
   });
 }
 
+test("tcp: a link-local address is listened on and connected to by its interface", async () => {
+  const isLinkLocal = (each: { readonly address: string }) => each.address.startsWith("fe80");
+  await until(() => networkInterfaces().left?.some(isLinkLocal) === true, "an address of left");
+  const own = networkInterfaces().left!.find(isLinkLocal)!.address;
+  const accepted: Endpoint[] = [];
+  const far = recorder();
+  const listener = await system.tcpListen({
+    ...at(own, 0),
+    ifindex: ifindex("left"),
+    accept(_, from) {
+      accepted.push(from);
+      return far.handlers;
+    },
+  });
+  const near = recorder();
+  const stream = system.tcpConnect({ ...at(own, listener.port), zone: ifindex("left") }, near.handlers);
+  stream.write(bytes("question"));
+  await until(() => far.told.length === 1, "the question");
+  assert.equal([accepted[0]!.address, accepted[0]!.zone], [own, ifindex("left")]);
+  stream.end();
+  await until(() => far.told.length === 2, "its end");
+  await listener.close();
+  const gone = await system.tcpListen({ ...at(own, 0), ifindex: 9_999, accept: () => undefined }).then(
+    () => "",
+    (fault: Fault) => fault.code,
+  );
+  assert.is(gone, "kernel");
+});
+
 test("tcp: nobody listening, a refused connection and a taken port are told", async () => {
   const near = recorder();
   system.tcpConnect(at("127.0.0.1", 9), near.handlers);

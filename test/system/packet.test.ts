@@ -88,7 +88,7 @@ test("an interface that goes down and up again is heard again", async () => {
   await new Promise((resolve) => setTimeout(resolve, 20));
   ip("-n far neigh flush dev right");
   const before = frames.length;
-  execFileSync("ip", ["netns", "exec", "far", "ping", "-c", "1", "-W", "5", "192.0.2.1"]);
+  execFileSync("ip", ["netns", "exec", "far", "ping", "-c", "1", "-W", "20", "192.0.2.1"]);
   await until(() => frames.length > before, "ARP of the other side");
   assert.equal(ends, []);
   socket.close();
@@ -102,7 +102,7 @@ test("a frame that is too long is refused, and the socket goes on", async () => 
   );
   assert.throws(() => socket.send(new Uint8Array(3)), /Cannot send on interface/);
   ip("-n far neigh flush dev right");
-  execFileSync("ip", ["netns", "exec", "far", "ping", "-c", "1", "-W", "5", "192.0.2.1"]);
+  execFileSync("ip", ["netns", "exec", "far", "ping", "-c", "1", "-W", "20", "192.0.2.1"]);
   await until(() => frames.length > 0, "ARP of the other side");
   socket.close();
 });

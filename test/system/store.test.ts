@@ -245,6 +245,46 @@ for (const [why, content] of damages) {
   });
 }
 
+test("a file as long as the format's files may be is read again, one that would be longer is never written", async () => {
+  const padded = (count: number, bytes: number) => ({
+    count,
+    padding: "x".repeat(bytes - stored(count).length - ',\n    "padding": ""'.length),
+  });
+  for (const maxBytes of [200, 33 * 1024 * 1024]) {
+    const machine = new Machine();
+    const limited = { ...format, copied: maxBytes < 1_000, maxBytes };
+    const { store } = await openStore(machine, path, limited);
+    await store.save(() => ({ count: 1 }));
+    await store.save(() => padded(2, maxBytes));
+    assert.is((await machine.read(path, maxBytes))!.length, maxBytes);
+    const fault = await store.save(() => padded(3, maxBytes + 1)).catch((thrown: Fault) => thrown);
+    assert.is((fault as Fault).code, "storage");
+    assert.match((fault as Fault).message, `Cannot save ${path}: longer than the ${maxBytes} bytes`);
+    const opened = await openStore(machine, path, limited);
+    assert.equal([opened.state, opened.damage], [{ count: 2 }, undefined]);
+    assert.is(machine.text(`${path}.old`), stored(1));
+  }
+});
+
+test("on disk: pieces that come to more than a file may have leave the file and the one before as they were", async () => {
+  const file = fresh();
+  const pieces = {
+    maxBytes: 100,
+    decode: (bytes: Uint8Array) => bytes.length,
+    encode: function* (counts: readonly number[]) {
+      for (const count of counts) yield new Uint8Array(count).fill(32);
+    },
+  };
+  const { store } = await openStore<number, readonly number[]>(linux, file, pieces);
+  for (const counts of [[50], [40, 60]]) await store.save(() => counts);
+  const fault = await store.save(() => [60, 41]).catch((thrown: Fault) => thrown);
+  assert.match((fault as Fault).message, `Cannot save ${file}: longer than the 100 bytes`);
+  await store.close().catch(() => {});
+  assert.is(readFileSync(file).length, 100);
+  assert.is(readFileSync(`${file}.old`).length, 50);
+  assert.is((await openStore(linux, file, pieces)).state, 100);
+});
+
 test("a copied store loses nothing that was acknowledged to damage of one file", async () => {
   const copied = { ...format, copied: true };
   for (const damaged of ["", ".copy", ".old"]) {

@@ -251,7 +251,7 @@ test("serve: a certificate that is of no use is a Fault, never plain HTTP", asyn
 test("serve: curl gets along with it, with and without keeping the connection", async () => {
   const port = await serve();
   const url = `http://127.0.0.1:${port}`;
-  const argv = ["-s", "-m", "5", "-d", '{"a":1}', "-H", "X-API-KEY: k", `${url}/one`, `${url}/two`];
+  const argv = ["-s", "-m", "60", "-d", '{"a":1}', "-H", "X-API-KEY: k", `${url}/one`, `${url}/two`];
   const { spawn } = await import("node:child_process");
   const child = spawn("curl", argv);
   let out = "";

@@ -3,9 +3,10 @@
 import { readFileSync } from "node:fs";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
+import { parseInterfaces } from "../../src/agent/netifd.ts";
 import { Fault } from "../../src/lib/fault.ts";
 import type { JsonObject } from "../../src/lib/json.ts";
-import { keyOf, netifdOverUbus, parseInterfaces } from "../../src/tables/tables.ts";
+import { keyOf, netifdOverUbus } from "../../src/tables/tables.ts";
 import { stage, wish } from "./stage.ts";
 
 interface Interface {
@@ -78,20 +79,6 @@ function router() {
   s.tables.interfaces(fake.interfaces);
   return { ...s, fake };
 }
-
-test("parseInterfaces reads a recorded dump, and nothing from what is none", () => {
-  const all = parseInterfaces(new FakeRouter().dump);
-  assert.equal(all[2], { name: "wan", up: true, device: "eth1", tables: {} });
-  assert.equal(
-    all.map((each) => each.name),
-    ["lan", "loopback", "wan", "wan6"],
-  );
-  const up = { interface: "x", up: true, device: "d", ip4table: 7, ip6table: "main" };
-  assert.equal(parseInterfaces({ interface: [up, null, {}, { interface: 7 }] }), [
-    { name: "x", up: true, device: "d", tables: { 4: 7, 6: "main" } },
-  ]);
-  for (const none of [undefined, null, [], {}, { interface: {} }]) assert.equal(parseInterfaces(none), []);
-});
 
 test("a lease of an interface sets its table in the configuration, and netifd reads it", async () => {
   const { tables, kernel, fake } = router();

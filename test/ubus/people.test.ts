@@ -39,7 +39,7 @@ async function realBus(files: Record<string, object> = {}, limits: BusOptions["l
 }
 
 async function until(what: string, condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 8000;
+  const deadline = Date.now() + 60_000;
   while (!condition()) {
     if (Date.now() > deadline) throw new Error(`It never happened that ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

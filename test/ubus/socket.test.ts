@@ -27,7 +27,7 @@ const method = (args: Method["args"], call: Method["call"]): Method => ({
 let bus: Bus;
 const clients: Ubus[] = [];
 
-function client(timeoutMs = 10_000): Ubus {
+function client(timeoutMs = 60_000): Ubus {
   const ubus = connectUbus(system, { path, timeoutMs });
   clients.push(ubus);
   return ubus;
@@ -35,8 +35,8 @@ function client(timeoutMs = 10_000): Ubus {
 
 /** Waits for something to become true. */
 async function until(holds: () => boolean, what: string): Promise<void> {
-  for (const end = Date.now() + 10_000; !holds(); ) {
-    assert.ok(Date.now() < end, `${what}: not in 10 s`);
+  for (const end = Date.now() + 60_000; !holds(); ) {
+    assert.ok(Date.now() < end, `${what}: not in a minute`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

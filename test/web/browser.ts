@@ -19,7 +19,7 @@ import type { Readable, Writable } from "node:stream";
 
 type Fields = Record<string, unknown>;
 
-const limitMs = 30_000;
+const limitMs = 60_000;
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export interface Size {
@@ -131,8 +131,9 @@ export class Browser {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       const gone = once(this.#child, "exit");
       void this.send("Browser.close").catch(() => {});
-      await Promise.race([gone, sleep(5_000).then(() => this.#child.kill("SIGKILL"))]);
+      const timer = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
       await gone;
+      clearTimeout(timer);
     }
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
   }

@@ -122,6 +122,24 @@ test("Host: a file of another folder is not to be had", async () => {
     assert.is((await ask(originOf(host) + path)).status, 404, path);
 });
 
+test("Host: a folder is no file, nor is what has no name; and it goes on serving", async () => {
+  const host = await start();
+  const resources = "/luci-static/resources";
+  for (const path of [
+    `${resources}/`,
+    resources,
+    "/luci-static/",
+    `${resources}/gatehouse`,
+    `${resources}/nothing.js`,
+  ])
+    assert.is((await ask(originOf(host) + path)).status, 404, path);
+  const file = await ask(`${originOf(host)}${resources}/gatehouse/bus.js`);
+  assert.equal(
+    [file.status, file.body],
+    [200, readFileSync(`files/www${resources}/gatehouse/bus.js`, "utf8")],
+  );
+});
+
 test("Host: a session calls what the access rules grant it, and nothing else", async () => {
   const host = await start();
   const block = ["gatehouse.flows", "list_add", {}];
@@ -196,7 +214,7 @@ test("Host: a change that nobody confirms is taken back", async () => {
     { config: "gatehouse", section: "main", values: { backend: "ipset" } },
   ]);
   await call(host, sessions.full, ["uci", "apply", { rollback: true, timeout: 0 }]);
-  for (const endAt = Date.now() + 10_000; readFileSync(configuration, "utf8") !== text; )
+  for (const endAt = Date.now() + 60_000; readFileSync(configuration, "utf8") !== text; )
     if (Date.now() > endAt) throw new Error("it stays");
     else await new Promise((resolve) => setTimeout(resolve, 10));
 });

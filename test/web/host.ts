@@ -15,7 +15,7 @@
  * Given the folder of a real LuCI's resources, pages are made of that instead.
  */
 
-import { createReadStream, existsSync, readFileSync } from "node:fs";
+import { createReadStream, readFileSync, statSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
@@ -44,6 +44,8 @@ export interface HostOptions {
   readonly token?: string;
   /** TCP port. Default: any that is free. */
   readonly port?: number;
+  /** How long a second is to pages that look again every few of them (our stand-in only). Default: 1000. */
+  readonly secondMs?: number;
   /** Folder of a real LuCI's /luci-static, and the name of a theme there. */
   readonly luci?: { readonly folder: string; readonly theme: string };
 }
@@ -133,7 +135,7 @@ export class Host {
         join(root, "files/www/luci-static"),
         ...(this.#options.luci ? [this.#options.luci.folder] : []),
       ];
-      const file = places.map((folder) => join(folder, relative)).find((each) => existsSync(each));
+      const file = places.map((folder) => join(folder, relative)).find(isFile);
       if (file === undefined) response.writeHead(404).end();
       else this.#send(file, response);
     } else response.writeHead(404).end();
@@ -141,7 +143,10 @@ export class Host {
 
   #send(file: string, response: ServerResponse): void {
     response.writeHead(200, { "content-type": types[extname(file)] ?? "application/octet-stream" });
-    createReadStream(file).pipe(response);
+    // What cannot be read to its end is cut off: the browser sees that it is not all.
+    createReadStream(file)
+      .on("error", () => response.destroy())
+      .pipe(response);
   }
 
   get #session(): string {
@@ -156,9 +161,9 @@ export class Host {
   }
 
   #page(view: string): string {
-    const { luci, translations = {} } = this.#options;
+    const { luci, translations = {}, secondMs = 1_000 } = this.#options;
     const session = this.#session;
-    const about = { view, session, readonly: session === sessions.reader, translations };
+    const about = { view, session, readonly: session === sessions.reader, translations, secondMs };
     return luci ? luciPage(about, luci.theme) : standInPage(about);
   }
 
@@ -204,6 +209,10 @@ export class Host {
     if (session === sessions.full) return ["read", "write"];
     return session === sessions.reader ? ["read"] : [];
   }
+}
+
+function isFile(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
 async function bodyOf(request: IncomingMessage): Promise<string> {

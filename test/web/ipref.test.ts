@@ -104,12 +104,12 @@ test("IPREF: the page says what the gateway is, and a mapping is written down an
 
 test("IPREF: mappings come by pages, and the filter finds one among all", async () => {
   const own = Array.from({ length: 205 }, (_, at) => `10.77.1.${at + 1}`);
-  for (const [at, address] of own.entries())
-    await street.ubus.call("gatehouse.ipref", "add", {
-      kind: "ours",
-      address,
-      reference: String(3_000 + at),
-    });
+  await Promise.all(
+    own.map((address, at) => {
+      const mapping = { kind: "ours", address, reference: String(3_000 + at) };
+      return street.ubus.call("gatehouse.ipref", "add", mapping);
+    }),
+  );
   const page = await open();
   const count = `[...document.querySelectorAll("tr[data-key]")].filter((each) => each.cells.length === 9).length`;
   await page.until("a full page", `${count} === 100`);

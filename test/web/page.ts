@@ -16,6 +16,8 @@ export interface PageOptions {
   readonly readonly: boolean;
   /** English text → translated text. */
   readonly translations: Readonly<Record<string, string>>;
+  /** How long a second is to what polls. */
+  readonly secondMs: number;
 }
 
 interface MenuEntry {
@@ -36,13 +38,13 @@ export function menu(): { readonly view: string; readonly title: string }[] {
 const escaped = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 /** With our stand-in. */
-export function standInPage({ view, session, readonly, translations }: PageOptions): string {
+export function standInPage({ view, session, readonly, translations, secondMs }: PageOptions): string {
   const entries = [{ view: "overview", title: "Status" }, ...menu()].map((each) => {
     const path = each.view === "overview" ? overviewPath : `${pagesPath}/${each.view}`;
     const here = each.view === view ? ' aria-current="page"' : "";
     return `<a href="${path}"${here}>${escaped(translations[each.title] ?? each.title)}</a>`;
   });
-  const given = JSON.stringify({ session, readonly, translations }).replaceAll("<", "\\u003c");
+  const given = JSON.stringify({ session, readonly, translations, secondMs }).replaceAll("<", "\\u003c");
   const start =
     view === "overview" ? "standInOverview(['45_gatehouse']);" : `L.require("view.gatehouse.${view}");`;
   return `<!DOCTYPE html>

@@ -1,4 +1,7 @@
-/** The page Settings in a real browser, on a lab with the real agent, and the options that it is made of. */
+/**
+ * The page Settings in a real browser, on a lab with the real agent, and the options that it is made of; and all pages
+ * as `make run` serves them, at the end.
+ */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,17 +13,22 @@ import { paths } from "../lab/topology.ts";
 import type { Page } from "./browser.ts";
 import { type Host, sessions } from "./host.ts";
 import { optionsFile, renderOptions } from "./options.ts";
+import { type Served, servePages } from "./serve.ts";
 import { Street, shot } from "./street.ts";
 
 let street: Street;
 let host: Host;
+let served: Served;
+let reloads = 0;
 
 test.before(async () => {
   street = await Street.up();
   host = await street.host();
+  served = await servePages({ pid: process.pid, reload: () => void reloads++ });
 });
 
 test.after(async () => {
+  served?.close();
   await street?.down();
 });
 
@@ -99,7 +107,7 @@ test("Settings: what is saved and applied is in the file, and the agent goes by 
       "-C",
       "1",
       "-W",
-      "2",
+      "20",
       "-v",
     ]);
     return /^HOME\//.test(stdout) || undefined;
@@ -180,6 +188,43 @@ test("Settings: on a phone nothing is wider than the screen", async () => {
   await page.until("the form", `document.querySelector(".cbi-map .cbi-value") !== null`);
   assert.ok(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"));
   await page.screenshot(shot("settings-phone"));
+  await page.close();
+});
+
+test("servePages: its address lets a browser in, which then walks through every page by the menu", async () => {
+  await street.lab.must("laptop", ["ping", "-c", "1", "-w", "30", "10.77.0.1"]);
+  const page = await street.browser.open(served.url);
+  await page.until("devices", `document.querySelectorAll("tr[data-key]").length > 0`);
+  assert.not.ok((await page.evaluate<string>("location.href")).includes("token"));
+  const count = await page.evaluate<number>(`document.querySelectorAll("nav a").length`);
+  for (let at = 0; at < count; at++) {
+    await page.click(`nav a:nth-of-type(${at + 1})`);
+    await page.until(
+      `page ${at}`,
+      `document.querySelector("nav a:nth-of-type(${at + 1})")?.hasAttribute("aria-current")`,
+    );
+    await page.until("its content", `document.querySelector("#view h2, #view h3") !== null`);
+  }
+  assert.equal(page.faults, []);
+  await page.screenshot(shot("serve"));
+  await page.close();
+});
+
+test("servePages: what is applied in Settings has the agent read it again", async () => {
+  const page = await street.browser.open(served.url);
+  await page.go(`${new URL(served.url).origin}/cgi-bin/luci/admin/services/gatehouse/settings`);
+  await page.fill('[id="widget.cbid.gatehouse.main.max_nodes"]', "5000");
+  await page.click(".cbi-button-apply");
+  await page.until("the word", `document.querySelector(".alert-message.success") !== null`);
+  assert.is(reloads, 1);
+  await page.close();
+});
+
+test("servePages: without the token nothing is to be seen", async () => {
+  const page = await street.browser.open("about:blank");
+  await page.send("Network.clearBrowserCookies");
+  await page.go(new URL(served.url).origin);
+  assert.is(await page.evaluate("document.body.innerText.trim()"), "Open the address with the token");
   await page.close();
 });
 

@@ -3,7 +3,8 @@
  * there. A string as the children of E() or dom.content() is markup here as it is there, so that a page which passes
  * one fails its tests; null in an array of children becomes the text "null".
  *
- * The page says whose it is in `window.standIn` = { session, readonly, translations: English text → translated text }.
+ * The page says whose it is in `window.standIn` = { session, readonly, translations: English text → translated text,
+ * secondMs: how long a second is to what polls }.
  * The classes `form` and `uci` are in standform.js.
  */
 'use strict';
@@ -99,7 +100,7 @@
 		start() {
 			if (poll.timer) return;
 			poll.step();
-			poll.timer = setInterval(poll.step, 1000);
+			poll.timer = setInterval(poll.step, given.secondMs);
 		},
 		step() {
 			for (const entry of poll.queue) {

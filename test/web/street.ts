@@ -45,13 +45,14 @@ export class Street {
     return new Street(lab, ubus, browser);
   }
 
+  /** A web server for pages. Unless told otherwise they look five times as often as they do on a router. */
   async host(options: Omit<HostOptions, "ubus"> = {}): Promise<Host> {
     const configuration = {
       path: paths.configuration,
       // What procd does after a change, by our init script.
       applied: async () => void process.kill(this.lab.agent.pid!, "SIGHUP"),
     };
-    const host = await Host.start({ ubus: this.ubus, configuration, ...options });
+    const host = await Host.start({ ubus: this.ubus, configuration, secondMs: 200, ...options });
     this.#hosts.push(host);
     return host;
   }
@@ -87,6 +88,14 @@ export class Street {
     this.ubus.close();
     await this.lab.close();
   }
+}
+
+let shared: Promise<Street> | undefined;
+
+/** One that several suites of a file stand on, made when the first asks for it. Who made the file takes it down. */
+export function sharedStreet(): Promise<Street> {
+  shared ??= Street.up();
+  return shared;
 }
 
 const hex = (byte: number) => byte.toString(16).padStart(2, "0");

@@ -24,9 +24,18 @@ segments() {
 	uci -q show gatehouse | sed -n 's/^gatehouse\.\([A-Za-z0-9_]*\)=segment$/\1/p'
 }
 
+# networks SEGMENT: the devices of its networks, a line each, as far as netifd has them now
+networks() {
+	for network in $(option "$1.network"); do
+		case "$network" in *[!A-Za-z0-9_.-]*) continue ;; esac
+		ubus -S call "network.interface.$network" status 2>/dev/null |
+			jsonfilter -q -e "@.l3_device" -e "@.device" | head -n 1
+	done
+}
+
 # devices SEGMENT: a line each; nothing that could be more than a name
 devices() {
-	for device in $(option "$1.device"); do
+	for device in $(option "$1.device") $(networks "$1"); do
 		case "$device" in '' | *[!A-Za-z0-9_.@-]* | ????????????????*) continue ;; esac
 		echo "$device"
 	done
@@ -54,7 +63,7 @@ managed() {
 	for segment in $(segments); do
 		mdns=
 		is_on "$(option "$segment.mdns" 1)" && mdns=udp/5353
-		for device in $(devices "$segment"); do
+		for device in $(devices "$segment" | sort -u); do
 			echo "$device tcp/$port udp/$port $mdns $door"
 		done
 	done

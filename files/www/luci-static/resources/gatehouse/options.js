@@ -133,6 +133,7 @@ const sections = [
 		title: _('A segment of isolated services'),
 		options: [
 			{ name: 'device', kind: 'device', list: true, fallback: [], about: _('The bridges, VLANs or cables that the segment\'s services are on') },
+			{ name: 'network', kind: 'text', list: true, fallback: [], about: _('Networks, by their names in /etc/config/network, whose devices are the segment\'s, too') },
 			{ name: 'isolate', kind: 'flag', fallback: '0', about: _('Whether ports of its bridges exchange frames with the router only') },
 			{ name: 'encrypted_dns', kind: 'flag', fallback: '0', about: _('Whether services may ask other DNS servers over TLS') },
 			{ name: 'mdns', kind: 'flag', fallback: '1', about: _('Whether connected services discover each other') },

@@ -2,12 +2,12 @@
  * The internet checksum (RFC 1071) and its adjustment when a header around it changes (RFC 1624).
  *
  * Sums are one's complement sums of 16-bit words in network order; a sum may be kept unfolded as long as it stays
- * below 2^31, which holds for one packet of 64 kB. A checksum field holds the complement of a folded sum. Zero has two
+ * below 2^32, which holds for one packet of 64 kB with its pseudo header. A checksum field holds the complement of a folded sum. Zero has two
  * forms, 0 and 0xffff. A sum over a packet is never the first one, since some word in it is not zero: so an adjusted
  * sum of 0 is the other, and TCP's field may well be 0x0000, which is a checksum like any other.
  */
 
-/** Sum of `length` bytes; an odd last byte is the upper half of its word. At most 65,536 bytes. */
+/** Sum of `length` bytes; an odd last byte is the upper half of its word. At most 131,070 bytes. */
 export function sumOf(bytes: Uint8Array, offset: number, length: number): number {
   let sum = 0;
   const even = offset + (length & ~1);
