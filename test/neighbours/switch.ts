@@ -17,6 +17,7 @@ import {
   openDevice,
 } from "../../src/neighbours/neighbours.ts";
 import { openLinux } from "../../src/system/linux.ts";
+import { eventually } from "../lab/children.ts";
 
 export const system = openLinux({ nativePath: join(process.cwd(), "dist/netio.node") });
 export const ip = (words: string) =>
@@ -87,7 +88,7 @@ export const announce = (mac: Mac, address: Address) =>
   forge(encodeArpRequest({ senderMac: mac, sender: address, target: address }), mac);
 
 /** Builds it around the test, once. */
-export function build(): void {
+export async function build(): Promise<void> {
   for (const name of ["switch", "far"]) ip(`netns add ${name}`);
   ip("-n switch link add bridge type bridge");
   ip("link add lan address 02:00:00:00:00:01 type veth peer name p1 netns switch");
@@ -101,6 +102,11 @@ export function build(): void {
   ip("-n far addr add 198.51.100.2/24 dev eth0");
   ip("-n far -6 addr add 2001:db8::2/64 dev eth0 nodad");
   for (const words of ["link set lan up", "link set rogue up", "-n far link set eth0 up"]) ip(words);
+  // Ports begin to forward, and the kernel to ask over IPv6, some time after they were raised.
+  await eventually("our own address", () => !ip("-6 addr show dev lan").includes("tentative"));
+  for (const address of [host4, host6])
+    execFileSync("ping", ["-qn", "-i", "0.2", "-c", "1", "-w", "60", address]);
+  ip("neigh flush dev lan nud all");
   // Hosts here answer at once, so the kernel need not give them a second each.
   const patience = ["ipv4", "ipv6"].map((family) => `net.${family}.neigh.lan.retrans_time_ms=250`);
   execFileSync("sysctl", ["-qw", ...patience]);
