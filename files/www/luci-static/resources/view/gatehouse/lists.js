@@ -116,8 +116,11 @@ return view.extend({
 					}),
 					' ', address, ' ',
 					bus.change(_('Add address'), 'cbi-button-add', function() {
-						return bus.calls.listAddress(list.name, address.value.trim()).then(function() {
-							address.value = '';
+						var said = address.value;
+						return bus.calls.listAddress(list.name, said.trim()).then(function() {
+							// Perhaps the next one is being written already.
+							if (address.value === said)
+								address.value = '';
 							return look();
 						});
 					})
