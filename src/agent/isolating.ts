@@ -229,20 +229,31 @@ export class Isolating {
   }
 
   neighbour(neighbour: Neighbour, isThere: boolean): void {
-    const own = this.#neighbours.get(neighbour.ifindex) ?? new Map<Address, Neighbour>();
-    if (isThere) own.set(neighbour.address, neighbour);
-    else own.delete(neighbour.address);
-    if (own.size > 0) this.#neighbours.set(neighbour.ifindex, own);
-    else this.#neighbours.delete(neighbour.ifindex);
+    const { ifindex, address } = neighbour;
+    const own = this.#neighbours.get(ifindex) ?? new Map<Address, Neighbour>();
+    const before = own.get(address);
+    if (isThere) own.set(address, neighbour);
+    else own.delete(address);
+    if (own.size > 0) this.#neighbours.set(ifindex, own);
+    else this.#neighbours.delete(ifindex);
     this.#tellNeighbour(neighbour, isThere);
+    // The kernel makes room, and people flush: who is there still would not be let through and so not be met again.
+    const isLost = before !== undefined && answers(before) && !(isThere && answers(neighbour));
+    if (isLost) this.#meetAgain(ifindex, address);
   }
 
-  #tellNeighbour({ ifindex, address, mac, state }: Neighbour, isThere: boolean): void {
+  #meetAgain(ifindex: number, address: Address): void {
+    const device = this.#links.get(ifindex)?.name;
+    const { segments } = this.#isolation.parts;
+    if (device !== undefined && segments.holds(device, address)) this.#discovery.meet(ifindex, address);
+  }
+
+  #tellNeighbour(neighbour: Neighbour, isThere: boolean): void {
+    const { ifindex, address, mac } = neighbour;
     const device = this.#links.get(ifindex)?.name;
     if (device === undefined) return;
-    if (isThere && mac !== undefined && state !== "failed" && state !== "incomplete") {
-      this.#isolation.seen({ device, address, mac, source: "neighbour" });
-    } else this.#isolation.gone({ device, address, source: "neighbour" });
+    if (isThere && answers(neighbour)) this.#isolation.seen({ device, address, mac, source: "neighbour" });
+    else this.#isolation.gone({ device, address, source: "neighbour" });
   }
 
   /** All leases, each time that one changed. */
@@ -449,4 +460,9 @@ function drawBelow(system: Pick<System, "random">, limit: number): number {
     const value = new DataView(system.random(4).buffer).getUint32(0);
     if (value < most) return value % limit;
   }
+}
+
+/** Whether somebody has said that it is there, as far as the kernel knows. */
+function answers({ mac, state }: Neighbour): boolean {
+  return mac !== undefined && state !== "failed" && state !== "incomplete";
 }

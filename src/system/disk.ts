@@ -305,7 +305,9 @@ async function statOf(path: string): Promise<Stats | Fault | undefined> {
 
 /** Files of /proc and /sys tell no size: read until there is no more. */
 async function readAll(file: promises.FileHandle, path: string, maxBytes: number): Promise<Uint8Array> {
-  let content = new Uint8Array(Math.min((await file.stat()).size, maxBytes) + 1);
+  // Files of /proc have no size, and numbers in /proc/sys are given to the first read alone.
+  const { size } = await file.stat();
+  let content = new Uint8Array(Math.min(size === 0 ? chunkBytes : size, maxBytes) + 1);
   let length = 0;
   for (;;) {
     if (length === content.length) {

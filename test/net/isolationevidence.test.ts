@@ -84,43 +84,67 @@ test("a segment of a network has its device as soon as netifd says so, and keeps
 test("a station is there until its access point says that it has left, whatever the neighbours say", async () => {
   const addresses = async () => (await town.known("cam")).addresses;
   const isKnown = async () => (await addresses()).includes(cam.address6);
-  const greet = () => town.lab.exec("cam", ["ping", "-c", "1", "-W", "0.3", "fd32::1"]);
   const forget = () => town.lab.must("router", ["ip", "-6", "neigh", "flush", "dev", "br-iot"]);
-  await eventually("cam", async () => {
-    await greet();
-    return isKnown();
+  const cable = (state: string) => town.lab.must("cam", ["ip", "link", "set", "eth0", state]);
+  /** From the address in question: without that the router asks after the link-local one only. */
+  const greet = () =>
+    town.lab.exec("cam", [
+      "sh",
+      "-c",
+      `ip -6 neigh flush dev eth0; ping -c 1 -W 0.3 -I ${cam.address6} fd32::1`,
+    ]);
+  const comes = () =>
+    eventually("cam", async () => {
+      await greet();
+      return isKnown();
+    });
+  const goes = () =>
+    eventually("its absence", async () => {
+      await forget();
+      return !(await isKnown());
+    });
+  await comes();
+  // Whose entry is thrown away is asked for: it is there, and says so.
+  await town.lab.must("router", ["ip", "-6", "neigh", "del", cam.address6, "dev", "br-iot"]);
+  await eventually("its entry", async () => {
+    const entries = await town.lab.must("router", [
+      "ip",
+      "-6",
+      "neigh",
+      "show",
+      cam.address6,
+      "dev",
+      "br-iot",
+    ]);
+    return entries.includes(cam.mac);
   });
+  await eventually("cam", isKnown);
   // Without an access point it goes with its neighbour; what it has by DHCP it keeps.
-  await eventually("its absence", async () => {
-    await forget();
-    return !(await isKnown());
-  });
+  await cable("down");
+  await goes();
   assert.is((await addresses()).length, 1);
+  await cable("up");
+  await town.lab.must("cam", ["ip", "address", "replace", `${cam.address6}/64`, "dev", "eth0", "nodad"]);
   clients = { [cam.mac]: { auth: true, assoc: true, authorized: true } };
   await ubus.publish(
     "hostapd.cam",
     answering("get_clients", () => ({ freq: 5180, clients })),
   ).done;
-  await eventually("cam", async () => {
-    await greet();
-    return isKnown();
-  });
+  await comes();
   await eventually("the station", async () => {
     const said = (await town.lab.call("gatehouse", "status")) as { isolation: { stations: number } };
     return said.isolation.stations === 1;
   });
-  await greet();
-  await eventually("cam", isKnown);
+  await comes();
+  // Asleep it answers nobody.
+  await cable("down");
   await forget();
   // A commit that comes after: the neighbour's end has been heard by then.
   await town.connect("cam", ["web"]);
   assert.ok(await isKnown());
   clients = {};
   await ubus.notify("hostapd.cam", "disassoc", { address: cam.mac });
-  await eventually("its absence", async () => {
-    await forget();
-    return !(await isKnown());
-  });
+  await goes();
 });
 
 test.run();

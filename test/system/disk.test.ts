@@ -89,6 +89,13 @@ test("create tells of a full disk, and readPieces gives what is there", async ()
   execFileSync("umount", [tiny]);
 });
 
+test("read takes numbers of /proc/sys whole, which are given to the first read alone", async () => {
+  const path = "/proc/sys/kernel/pid_max";
+  const text = await read(path);
+  assert.ok(text!.length > 2, text);
+  assert.is(text, readFileSync(path, "utf8"));
+});
+
 test("readPieces gives a file of any length in pieces, and a fault if there is none", async () => {
   const content = Uint8Array.from({ length: 200_001 }, (_, at) => at & 255);
   writeFileSync(`${root}/long`, content);
