@@ -79,6 +79,12 @@ export class Delivery {
     void this.#find(receiver);
   }
 
+  /** The kernel knows of an address no more: what it said of it counts no longer. */
+  meetAgain(receiver: Receiver): void {
+    this.#known.delete(keyOf(receiver));
+    this.meet(receiver);
+  }
+
   /** An interface is gone: its number may be another's next time. */
   forget(ifindex: number): void {
     for (const key of this.#known.keys()) if (key.startsWith(`${ifindex} `)) this.#known.delete(key);

@@ -125,6 +125,11 @@ export class Discovery {
     this.#delivery.meet({ ifindex, address });
   }
 
+  /** The same for an address that the kernel has dropped. */
+  meetAgain(ifindex: number, address: Address): void {
+    this.#delivery.meetAgain({ ifindex, address });
+  }
+
   /** A device is gone, or down. */
   remove(ifindex: number): void {
     const place = this.#places.get(ifindex);

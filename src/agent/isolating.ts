@@ -245,7 +245,7 @@ export class Isolating {
   #meetAgain(ifindex: number, address: Address): void {
     const device = this.#links.get(ifindex)?.name;
     const { segments } = this.#isolation.parts;
-    if (device !== undefined && segments.holds(device, address)) this.#discovery.meet(ifindex, address);
+    if (device !== undefined && segments.holds(device, address)) this.#discovery.meetAgain(ifindex, address);
   }
 
   #tellNeighbour(neighbour: Neighbour, isThere: boolean): void {

@@ -176,11 +176,15 @@ test("a station keeps its address while it is there, and is looked for when it c
   };
   neighbour(9, phone);
   assert.is(await state(), "active");
+  const asked = () => machine.sockets.reduce((sum, { sent }) => sum + sent.length, 0);
+  let before = asked();
   neighbour(9, phone, false);
+  assert.ok(asked() > before, "whoever the kernel has dropped is asked for");
   assert.is(await state(), "active");
   assert.is(isolating.status.stations, 1);
-  const asked = () => machine.sockets.reduce((sum, { sent }) => sum + sent.length, 0);
-  const before = asked();
+  // Nobody answered.
+  await machine.advance(10_000);
+  before = asked();
   await bus.say("hostapd.wlan0", "sta-authorized", { address: phone });
   assert.ok(asked() > before, "the kernel is asked for its address");
   await bus.say("hostapd.wlan0", "disassoc", { address: phone });
