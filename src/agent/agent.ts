@@ -165,7 +165,7 @@ class Running implements Agent {
     await this.#telling?.close();
     await this.#state.close();
     // Texts for the next boot may lag while we run.
-    await attempt(this.#system, async () => void (await this.#kernel?.verify()));
+    await attempt(this.#system, async () => this.#kernel?.saveTexts());
     this.#kernel?.close();
   }
 

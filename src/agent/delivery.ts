@@ -6,7 +6,7 @@
  * anew, so a host that is at another MAC now misses little.
  */
 
-import type { NeighbourSteering } from "../kernel/kernel.ts";
+import { hasAnswered, type NeighbourSteering } from "../kernel/kernel.ts";
 import type { Address } from "../lib/address.ts";
 import { bytesOf } from "../lib/arp.ts";
 import type { Clock } from "../system/system.ts";
@@ -118,8 +118,7 @@ export class Delivery {
     await this.#steering.use(ifindex, address);
     for (const pauseMs of pausesMs) {
       const found = await this.#steering.read(ifindex, address);
-      if (found?.mac !== undefined && found.state !== "failed" && found.state !== "incomplete")
-        return bytesOf(found.mac);
+      if (found?.mac !== undefined && hasAnswered(found)) return bytesOf(found.mac);
       if (found?.state === "failed" || this.#closed) return undefined;
       await this.#pause(pauseMs);
     }

@@ -14,10 +14,8 @@ import {
   type Broker,
   describeReport,
   deviceMtuBytes,
-  encodeReference,
   type Forwarding,
   type ForwardSettings,
-  formatReference,
   gatewaysMemory,
   HostsFile,
   Imports,
@@ -26,7 +24,6 @@ import {
   openBroker,
   openForwarding,
   openMappings,
-  parseReference,
   parseSource,
   Resolver,
   sweepMs,
@@ -45,6 +42,7 @@ import {
 import { parseName, TYPE_A, TYPE_AAAA } from "../lib/dns.ts";
 import { Fault, messageOf } from "../lib/fault.ts";
 import type { JsonObject } from "../lib/json.ts";
+import { encodeReference, formatReference, parseReference } from "../lib/reference.ts";
 import type { Cancel, Endpoint, System } from "../system/system.ts";
 import type { Method, Methods } from "../ubus/methods.ts";
 import { bootOf } from "./boot.ts";
@@ -101,8 +99,8 @@ export class Gateway {
   #imports: Imports | undefined;
   #server: DnsServer | undefined;
   #mistakes: string[] = [];
-  #allowed = "";
-  readonly #admitted = new Set<Address>();
+  /** Whom the forwarders were told of. */
+  #allowed: readonly Address[] | "all" | undefined;
   #begun = false;
   /** The tunnel could not be opened. */
   #failed = false;
@@ -311,7 +309,7 @@ export class Gateway {
           onFault: (fault) => this.#system.log("warning", fault.message),
         });
         // What was listed while it opened, nobody heard.
-        this.#allowed = "";
+        this.#allowed = undefined;
       });
     this.#opening.catch(() => {
       this.#failed = true;
@@ -359,16 +357,13 @@ export class Gateway {
 
   #listPeers(): void {
     const peers = this.#peers();
-    const text = String(peers);
-    if (text === this.#allowed) return;
-    this.#allowed = text;
-    this.#admitted.clear();
-    if (peers !== "all") for (const peer of peers) this.#admitted.add(peer);
+    if (this.#allowed !== undefined && String(peers) === String(this.#allowed)) return;
+    this.#allowed = peers;
     this.#forwarding?.list(peers);
   }
 
   #admit(peer: Address): void {
-    if (!this.#config.anyPeer && !this.#admitted.has(peer)) this.#listPeers();
+    if (this.#allowed !== "all" && !this.#allowed?.includes(peer)) this.#listPeers();
   }
 
   async #passed(): Promise<ReadonlyMap<Address, JsonObject>> {

@@ -4,8 +4,8 @@
  *
  * Kept: the links, addresses and neighbours that rtnetlink tells, for devices that become a segment's; leases, to tell
  * which went; and when somebody last spoke with an address outside. Segments that go by the names of networks have the
- * devices that netifd says, and until it says others those that they had. A command is answered when the kernel enforces it and the disk knows it; what
- * evidence changes is applied at the end of the batch that brought it. Nothing is applied before the first evidence is
+ * devices that netifd says, and until it says others those that they had. A command is answered when the kernel
+ * enforces it and the disk knows it; what evidence changes is applied at the end of the batch that brought it. Nothing is applied before the first evidence is
  * in.
  */
 
@@ -14,6 +14,7 @@ import { canonicalName, Isolation, isolationFormat, isolationMethods } from "../
 import {
   connectionStatus,
   type Delta,
+  hasAnswered,
   type InterfaceAddress,
   type Kernel,
   type Link,
@@ -238,7 +239,7 @@ export class Isolating {
     else this.#neighbours.delete(ifindex);
     this.#tellNeighbour(neighbour, isThere);
     // The kernel makes room, and people flush: who is there still would not be let through and so not be met again.
-    const isLost = before !== undefined && answers(before) && !(isThere && answers(neighbour));
+    const isLost = before !== undefined && hasAnswered(before) && !(isThere && hasAnswered(neighbour));
     if (isLost) this.#meetAgain(ifindex, address);
   }
 
@@ -252,7 +253,8 @@ export class Isolating {
     const { ifindex, address, mac } = neighbour;
     const device = this.#links.get(ifindex)?.name;
     if (device === undefined) return;
-    if (isThere && answers(neighbour)) this.#isolation.seen({ device, address, mac, source: "neighbour" });
+    if (isThere && hasAnswered(neighbour))
+      this.#isolation.seen({ device, address, mac, source: "neighbour" });
     else this.#isolation.gone({ device, address, source: "neighbour" });
   }
 
@@ -460,9 +462,4 @@ function drawBelow(system: Pick<System, "random">, limit: number): number {
     const value = new DataView(system.random(4).buffer).getUint32(0);
     if (value < most) return value % limit;
   }
-}
-
-/** Whether somebody has said that it is there, as far as the kernel knows. */
-function answers({ mac, state }: Neighbour): boolean {
-  return mac !== undefined && state !== "failed" && state !== "incomplete";
 }

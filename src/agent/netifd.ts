@@ -6,6 +6,7 @@
  */
 
 import type { Family } from "../lib/address.ts";
+import { coalesced } from "../lib/coalesce.ts";
 import { isObject } from "../lib/json.ts";
 import type { LogicalInterface } from "../tables/tables.ts";
 import type { Ubus } from "../ubus/ubus.ts";
@@ -25,24 +26,16 @@ export function followNetifd(
   ubus: Pick<Ubus, "listen" | "subscribe" | "call">,
   onInterfaces: (all: readonly LogicalInterface[]) => void,
 ): Following {
-  let isAsking = false;
-  let again = false;
   let isOver = false;
-  const ask = async () => {
-    again = true;
-    if (isAsking) return;
-    isAsking = true;
-    while (again && !isOver) {
-      again = false;
-      try {
-        const dump = await ubus.call(netifd, "dump");
-        if (!isOver) onInterfaces(parseInterfaces(dump));
-      } catch {
-        // Where there is no netifd, there are no interfaces of its.
-      }
+  const ask = coalesced(async () => {
+    if (isOver) return;
+    try {
+      const dump = await ubus.call(netifd, "dump");
+      if (!isOver) onInterfaces(parseInterfaces(dump));
+    } catch {
+      // Where there is no netifd, there are no interfaces of its.
     }
-    isAsking = false;
-  };
+  });
   // Events tell of ifup and ifdown; of new addresses and prefixes, and of a new configuration, only notifications.
   const heard = [ubus.listen(netifd, () => void ask()), ubus.subscribe(netifd, () => void ask())];
   void ask();

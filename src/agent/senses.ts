@@ -21,6 +21,7 @@ import {
   watchRoute,
 } from "../kernel/kernel.ts";
 import { prefixOf } from "../lib/address.ts";
+import { coalesced } from "../lib/coalesce.ts";
 import { type Lease, type Moment, type Nodes, parseHosts, parseLeases, type Side } from "../nodes/nodes.ts";
 import type { Cancel, System } from "../system/system.ts";
 import { Accounts } from "./accounts.ts";
@@ -237,21 +238,12 @@ export class Senses {
   async #watchFile(path: string, take: (text: string) => void): Promise<void> {
     if (path === "" || this.#closed) return;
     const decoder = new TextDecoder();
-    let reading = false;
-    let again = false;
-    const read = async () => {
-      again = true;
-      if (reading) return;
-      reading = true;
-      while (again && !this.#closed) {
-        again = false;
-        await this.#try(async () => {
-          const bytes = await this.#system.read(path, maxFileBytes);
-          if (!this.#closed) take(bytes ? decoder.decode(bytes) : "");
-        });
-      }
-      reading = false;
-    };
+    const read = coalesced(() =>
+      this.#try(async () => {
+        const bytes = await this.#system.read(path, maxFileBytes);
+        if (!this.#closed) take(bytes ? decoder.decode(bytes) : "");
+      }),
+    );
     this.#cancels.push(this.#system.watch(path, () => void read()));
     await read();
   }

@@ -8,6 +8,7 @@
  */
 
 import type { Address, Mac } from "../lib/address.ts";
+import { parseReference } from "../lib/reference.ts";
 import {
   address,
   addresses,
@@ -410,13 +411,13 @@ function isAddress(value: string): boolean {
   return address("", "").parse(value) !== undefined;
 }
 
-/** 128 bits, not zero: decimal, or groups of four hex digits, of which "--" leaves out those that are zero. */
+/** Zero is one, too, which no peer would take. */
 function isReference(value: string): boolean {
-  if (/^[0-9]{1,39}$/.test(value)) return BigInt(value) > 0n && BigInt(value) >> 128n === 0n;
-  const groups = value.split("-").filter((each) => each !== "").length;
-  const isWhole = /^[0-9a-f]{1,4}(?:-[0-9a-f]{1,4}){1,7}$/i.test(value);
-  const isShort = /^[0-9a-f]{1,4}(?:-[0-9a-f]{1,4})*--(?:[0-9a-f]{1,4}(?:-[0-9a-f]{1,4})*)?$/i.test(value);
-  return (isWhole || (isShort && groups <= 7)) && /[1-9a-f]/i.test(value);
+  try {
+    return parseReference(value) > 0n;
+  } catch {
+    return false;
+  }
 }
 
 function camel(name: string): string {

@@ -7,7 +7,7 @@
  */
 
 import { type Address, parseAddress } from "../lib/address.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference } from "../lib/reference.ts";
 
 export interface AaRecord {
   /** The context address, or the name that has it, in lower case and without a dot at its end. */

@@ -18,10 +18,10 @@
 
 import { type Address, decodeAddress } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
+import { drawReference, formatReference } from "../lib/reference.ts";
 import { Keeping, type Named, type Unkept } from "./keeping.ts";
 import { type Asker, type Peer, Peers } from "./peers.ts";
 import { keysOf, Mark, type Pair, Records } from "./records.ts";
-import { drawReference, formatReference } from "./reference.ts";
 import { type GatewayFacts, Rules } from "./rules.ts";
 import type { MappingLine, SavedLines } from "./saved.ts";
 import type { SourceState, Written } from "./sources.ts";

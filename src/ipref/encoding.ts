@@ -17,7 +17,7 @@ import {
   scopeOf,
 } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
-import { staticBytes } from "./reference.ts";
+import { staticBytes } from "../lib/reference.ts";
 
 /** Fewer host bits than this would be used up by a handful of hosts. */
 const leastHostBits = 4;

@@ -9,13 +9,13 @@
 
 import { type Address, decodeAddress, encodeAddress, type Family } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
+import { decodeReference } from "../lib/reference.ts";
 import type { Cancel, Clock, PacketQueue, Threads, WorkerThread } from "../system/system.ts";
 import type { ThreadData, ToOwner, ToThread, Wanted } from "./asking.ts";
 import { Counts } from "./counts.ts";
 import { type GatewayCounts, type GatewaysMemory, gatewaysMemory } from "./gateways.ts";
 import { outerBytes } from "./header.ts";
 import type { Mappings } from "./mappings.ts";
-import { decodeReference } from "./reference.ts";
 import type { ForwardSettings } from "./settings.ts";
 
 export interface ForwardingOptions {

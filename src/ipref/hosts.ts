@@ -16,8 +16,8 @@
 
 import { type Address, type Family, familyOf, parseAddress } from "../lib/address.ts";
 import { type Fault, messageOf } from "../lib/fault.ts";
+import { parseReference } from "../lib/reference.ts";
 import type { Cancel, Clock, Disk } from "../system/system.ts";
-import { parseReference } from "./reference.ts";
 import type { StaticRecord } from "./sources.ts";
 import { hostsOwner } from "./sources.ts";
 

@@ -11,7 +11,6 @@ export { gatewaysMemory } from "./gateways.ts";
 export { describeReport, HostsFile } from "./hosts.ts";
 export { type Mappings, openMappings, sweepMs } from "./mappings.ts";
 export { iprefMethods } from "./methods.ts";
-export { encodeReference, formatReference, parseReference } from "./reference.ts";
 export { Resolver } from "./resolver.ts";
 export type { ForwardSettings } from "./settings.ts";
 export { forwardPackets } from "./thread.ts";

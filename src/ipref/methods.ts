@@ -8,9 +8,9 @@
 import { type Address, parseAddress } from "../lib/address.ts";
 import { Fault } from "../lib/fault.ts";
 import type { Json, JsonObject } from "../lib/json.ts";
+import { formatReference, parseReference } from "../lib/reference.ts";
 import { answerBytes, type Methods, maxAnswerBytes } from "../ubus/methods.ts";
 import type { Entry, Filter, Mappings } from "./mappings.ts";
-import { formatReference, parseReference } from "./reference.ts";
 import { maxOwnerLength, type StaticRecord } from "./sources.ts";
 
 type Args = Readonly<Record<string, Json>>;

@@ -21,7 +21,7 @@
  */
 
 import { type Address, decodeAddress, encodeAddress, type Family, familyOf } from "../lib/address.ts";
-import { decodeReference, encodeReference, referenceBytes } from "./reference.ts";
+import { decodeReference, encodeReference, referenceBytes } from "../lib/reference.ts";
 
 export type Mode = "data" | "request" | "ack" | "refusal";
 

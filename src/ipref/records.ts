@@ -7,8 +7,8 @@
  */
 
 import { type Address, decodeAddress, encodeAddress, familyOf } from "../lib/address.ts";
+import { decodeReference, encodeReference, formatReferenceAt, maxReference } from "../lib/reference.ts";
 import { addressBytes, Field } from "./lookup.ts";
-import { decodeReference, encodeReference, formatReferenceAt, maxReference } from "./reference.ts";
 import type { GatewayFacts } from "./rules.ts";
 import type { SavedMapping } from "./saved.ts";
 import type { StaticRecord } from "./sources.ts";

@@ -5,8 +5,8 @@
  */
 
 import { type Address, encodeAddress, type Family, familyOf } from "../lib/address.ts";
+import { isStaticReference, maxReference, staticBytes } from "../lib/reference.ts";
 import { type EncodeNet, isUnicast } from "./encoding.ts";
-import { isStaticReference, maxReference, staticBytes } from "./reference.ts";
 import type { StaticRecord } from "./sources.ts";
 
 export interface GatewayFacts {

@@ -14,15 +14,15 @@
 import { type Address, type Family, parseAddress, readAddress } from "../lib/address.ts";
 import { parseEntry } from "../lib/entries.ts";
 import { isObject, type JsonObject } from "../lib/json.ts";
-import type { JournalFormat, JournalReader } from "../system/journal.ts";
-import { addressBytes, Field } from "./lookup.ts";
 import {
   encodeReference,
   formatReference,
   parseReference,
   readReference,
   referenceBytes,
-} from "./reference.ts";
+} from "../lib/reference.ts";
+import type { JournalFormat, JournalReader } from "../system/journal.ts";
+import { addressBytes, Field } from "./lookup.ts";
 import { maxOwnerLength, maxSourceRecords, type SourceState, type StaticRecord } from "./sources.ts";
 import type { RecordKeys } from "./table.ts";
 

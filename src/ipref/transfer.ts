@@ -23,10 +23,10 @@ import {
 } from "../lib/address.ts";
 import { type DnsRecord, foldName, formatName, parseName, TYPE_TXT } from "../lib/dns.ts";
 import { messageOf } from "../lib/fault.ts";
+import { encodeReference } from "../lib/reference.ts";
 import type { Cancel, Clock, Endpoint } from "../system/system.ts";
 import { aaRecordsOf } from "./aatexts.ts";
 import type { Families } from "./protocol.ts";
-import { encodeReference } from "./reference.ts";
 import type { StaticRecord } from "./sources.ts";
 
 /**

@@ -4,11 +4,12 @@
  * `pairs` are rows of two names, the lesser first, and what either may begin (`true` for everything, else ports);
  * `cut`, pairs of the configuration that were disconnected; `privileged`, what was added by calls; `standins` and
  * `resting`, addresses by key; `homes`, segments of names that nobody declares; `placed`, devices that segments have
- * besides those of the configuration, so that they are guarded before anybody tells of them again. The key of an address outside is the
- * name and the address, so that flows that were allowed go on after a restart.
+ * besides those of the configuration, so that they are guarded before anybody tells of them again. The key of an address
+ * outside is the name and the address, so that flows that were allowed go on after a restart.
  */
 
 import { type Address, familyOf, parseAddress } from "../lib/address.ts";
+import { isDeviceName } from "../lib/device.ts";
 import { isObject, type Json } from "../lib/json.ts";
 import type { Sides } from "./connects.ts";
 import { canonicalName, canonicalPattern } from "./name.ts";
@@ -130,7 +131,7 @@ function address(value: unknown): Address {
 }
 
 function device(value: unknown): string {
-  if (typeof value !== "string" || !/^[A-Za-z0-9_.@-]{1,15}$/.test(value)) throw wrong("a device");
+  if (typeof value !== "string" || !isDeviceName(value)) throw wrong("a device");
   return value;
 }
 

@@ -3,8 +3,9 @@
  *
  * Kept by device: what the kernel says of it, be it of a segment or not; by segment what the configuration says, and
  * the devices that `place` added to those of the configuration. Changed by `linkUp` and `linkDown`, as often as
- * devices come and go. A device is of one segment: of the first that claimed it, as long as it does. An address belongs to a segment only while a
- * device of it is there with a prefix that has it; an address of the router itself is nobody's.
+ * devices come and go. A device is of one segment: of the first that claimed it, as long as it does. An address
+ * belongs to a segment only while a device of it is there with a prefix that has it; an address of the router itself is
+ * nobody's.
  */
 
 import {

@@ -3,9 +3,9 @@
  *
  * Kept by device and address; and by MAC and by host name, which addresses have them. Who gives out addresses or
  * names (DHCP, a resolver) is believed before what neighbours say of themselves, so that nobody takes an address over
- * by answering for it. An access point knows who is there and not by which address: it only repeats what others said. Of a host name the newest claim counts: whoever restarts with another address
- * is followed while its old lease still lives, and saying the same again is no new claim. Bounded by device; past it
- * what nobody gave a name goes first.
+ * by answering for it. An access point knows who is there and not by which address: it only repeats what others said.
+ * Of a host name the newest claim counts: whoever restarts with another address is followed while its old lease still
+ * lives, and saying the same again is no new claim. Bounded by device; past it what nobody gave a name goes first.
  */
 
 import type { Address, Mac } from "../lib/address.ts";

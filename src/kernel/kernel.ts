@@ -40,6 +40,7 @@ export { type Opening, Openings } from "./opening.ts";
 export type { AnyPlan } from "./order.ts";
 export { type RouteHandlers, type RouteOptions, RouteWatch, watchRoute } from "./route.ts";
 export type { DefaultRoute, InterfaceAddress, Link, Neighbour } from "./rtnetlink.ts";
+export { hasAnswered } from "./rtnetlink.ts";
 export {
   type Door,
   type Exit,
@@ -203,7 +204,7 @@ export class Kernel {
       onFault: (fault) => system.log("warning", fault.message),
     });
     const sayUnsaved = saidOnce((line) => system.log("error", line));
-    this.#saveRounds = new Rounds(system, () => this.#saveLagging().then(sayUnsaved.end), {
+    this.#saveRounds = new Rounds(system, () => this.saveTexts().then(sayUnsaved.end), {
       periodMs: savePeriodMs,
       onFault: sayUnsaved.say,
     });
@@ -258,6 +259,13 @@ export class Kernel {
       if (outcome.status === "rejected") throw outcome.reason;
       return outcome.value;
     });
+  }
+
+  /** Writes boot texts that lag. @throws Fault "storage" */
+  async saveTexts(): Promise<void> {
+    const saves = [...this.#owned.values()].map(({ saves }) => saves.push());
+    for (const outcome of await Promise.allSettled(saves))
+      if (outcome.status === "rejected") throw outcome.reason;
   }
 
   /** Removes an owner's rules and boot texts, those of an earlier life and of the other back end too. */
@@ -372,13 +380,6 @@ export class Kernel {
       this.#system.log("warning", `Rules of ${owner} were changed by somebody else; repaired: ${words}`);
     }
     return found.map((each) => `${owner}: ${each}`);
-  }
-
-  /** @throws Fault "storage" if the disk refused any. */
-  async #saveLagging(): Promise<void> {
-    const saves = [...this.#owned.values()].map(({ saves }) => saves.push());
-    for (const outcome of await Promise.allSettled(saves))
-      if (outcome.status === "rejected") throw outcome.reason;
   }
 
   async #enforce(owner: Owner, job: Job): Promise<void> {

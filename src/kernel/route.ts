@@ -2,8 +2,9 @@
  * Interfaces, their addresses, the neighbours and the gateways, as the kernel has them at this moment (rtnetlink).
  *
  * Kept: links by interface index, addresses and neighbours by index and address. The kernel changes it: a dump
- * fills it, then each notification. Default routes are kept by `Defaults`. Told: whoever watches, once per difference, never for a message that says
- * what is known. After an overrun the tables are read again and the differences told, so that no loss lasts.
+ * fills it, then each notification. Default routes are kept by `Defaults`. Told: whoever watches, once per difference,
+ * never for a message that says what is known. After an overrun the tables are read again and the differences told, so
+ * that no loss lasts.
  *
  * Left out: entries of other families (a bridge tells of its ports and of its forwarding table through the same
  * groups, and "deletes a link" when one only leaves the bridge), proxied neighbours, and neighbours without

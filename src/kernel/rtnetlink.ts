@@ -71,6 +71,11 @@ export interface Neighbour {
   readonly router: boolean;
 }
 
+/** Whether somebody has said that it is there, as far as the kernel knows. */
+export function hasAnswered({ mac, state }: Pick<Neighbour, "mac" | "state">): boolean {
+  return mac !== undefined && state !== "failed" && state !== "incomplete";
+}
+
 /** Where packets go of which the routing table knows nothing better. */
 export interface DefaultRoute {
   readonly family: Family;

@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { loadConfig } from "../../src/config/config.ts";
-import { formatReference } from "../../src/ipref/reference.ts";
 import { renderMapping, savedFormat } from "../../src/ipref/saved.ts";
 import { parseAddress } from "../../src/lib/address.ts";
+import { formatReference } from "../../src/lib/reference.ts";
 import { openJournal } from "../../src/system/journal.ts";
 import { openLinux } from "../../src/system/linux.ts";
 

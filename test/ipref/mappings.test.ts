@@ -5,9 +5,9 @@ import { test } from "uvu";
 import * as assert from "uvu/assert";
 import { EncodeNet } from "../../src/ipref/encoding.ts";
 import { sweepMs } from "../../src/ipref/mappings.ts";
-import { isStaticReference } from "../../src/ipref/reference.ts";
 import type { StaticRecord } from "../../src/ipref/sources.ts";
 import type { Address } from "../../src/lib/address.ts";
+import { isStaticReference } from "../../src/lib/reference.ts";
 import {
   address,
   codeOf,

@@ -3,7 +3,6 @@
 import * as fc from "fast-check";
 import { test } from "uvu";
 import * as assert from "uvu/assert";
-import { formatReference, formatReferenceAt } from "../../src/ipref/reference.ts";
 import {
   type MappingLine,
   renderMapping,
@@ -14,6 +13,7 @@ import {
 } from "../../src/ipref/saved.ts";
 import { decodeAddress } from "../../src/lib/address.ts";
 import type { Json } from "../../src/lib/json.ts";
+import { formatReference, formatReferenceAt } from "../../src/lib/reference.ts";
 import { openJournal } from "../../src/system/journal.ts";
 import { Machine } from "../fake/machine.ts";
 import { address, directory, Stage } from "./stage.ts";

@@ -14,7 +14,7 @@ import {
   maxReference,
   parseReference,
   readReference,
-} from "../../src/ipref/reference.ts";
+} from "../../src/lib/reference.ts";
 
 const rows: readonly (readonly [text: string, value: bigint, printed: string])[] = [
   ["0", 0n, "0"],

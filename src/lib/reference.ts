@@ -6,7 +6,7 @@
  * are missing, but not in front. Nothing is kept here.
  */
 
-import type { Bounds } from "../lib/address.ts";
+import type { Bounds } from "./address.ts";
 
 export const referenceBytes = 16;
 export const maxReference = (1n << 128n) - 1n;
